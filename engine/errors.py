@@ -1,0 +1,41 @@
+"""Errors a person can act on, each with the exit code the command line returns for it.
+
+A message is one line: what was wrong, where, and what to do next. Anything that is not an
+`EngineError` is a defect of the program and exits with 1.
+"""
+
+
+class EngineError(Exception):
+    """Base of every error that is reported as one line instead of a traceback."""
+
+    exit_code = 1
+
+
+class ConfigError(EngineError):
+    """Bad usage or configuration."""
+
+    exit_code = 2
+
+
+class DataError(EngineError):
+    """Bad data: a dataset, an input file or a text."""
+
+    exit_code = 3
+
+
+class MemoryBudgetError(EngineError):
+    """The device or the host has too little memory for what was asked."""
+
+    exit_code = 4
+
+
+class EnvironmentProblem(EngineError):
+    """The machine lacks something: a library, a driver, disk space."""
+
+    exit_code = 5
+
+
+class StopRequested(EngineError):
+    """The run was asked to stop, has saved itself and can be resumed."""
+
+    exit_code = 75

@@ -1,0 +1,102 @@
+"""The tensors of the classifier that every backend works on, and what one step is told.
+
+Shape suffixes: L labels, F fan-in, G labels a group, M = ceil(L / G) groups, D features, B instances,
+R rows (labels) of one block, P positive (instance, label) pairs of a batch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+# e4m3 resolves nothing below 2**-9, classifier weights are around 0.02: fp8 rows are stored times 32.
+FP8_SCALE = 32.0
+FP8 = torch.float8_e4m3fn
+
+
+@dataclass
+class LabelLayer:
+    """A run of consecutive labels (in label order) that share one layout: the dense head or the sparse tail.
+
+    weight [L, F], any of fp32, bf16, fp16, fp8 (e4m3, stored times FP8_SCALE) · bias [L] fp32 ·
+    index [M, F] int16 or int32, each row ascending and without duplicates, or None: F = D, every feature.
+    Row l reads the features index[l // group_size]. `start` is the label-order id of row 0, `state` the
+    optimizer's tensors.
+    """
+
+    weight: Tensor
+    bias: Tensor
+    index: Tensor | None
+    group_size: int
+    start: int = 0
+    state: dict[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def labels(self) -> int:
+        return self.weight.shape[0]
+
+    @property
+    def fan_in(self) -> int:
+        return self.weight.shape[1]
+
+    @property
+    def scale(self) -> float:
+        """Factor between a stored weight and its value."""
+        return FP8_SCALE if self.weight.dtype == FP8 else 1.0
+
+    def rows(self, first: int, last: int) -> Tensor:
+        """Values of the rows [first, last) in fp32, [R, F]; a view of the weights where they are fp32."""
+        block = self.weight[first:last].float()
+        return block if self.scale == 1.0 else block / self.scale
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Everything a checkpoint holds of this layer, by name."""
+        named = {"weight": self.weight, "bias": self.bias, **{f"state.{k}": v for k, v in self.state.items()}}
+        return named if self.index is None else {**named, "index": self.index}
+
+
+@dataclass(frozen=True)
+class Positives:
+    """The (label, instance) pairs of a batch, ascending by label.
+
+    label, instance: int64 [P] on the device of the step, labels as label-order ids; host_label: the same
+    labels as numpy int64, so that finding a block's pairs costs no device synchronisation.
+    """
+
+    label: Tensor
+    instance: Tensor
+    host_label: np.ndarray
+
+    @classmethod
+    def from_rows(cls, offsets: np.ndarray, label: np.ndarray, device: torch.device | str = "cpu") -> Positives:
+        """From CSR rows: offsets int64 [B + 1], label-order ids [P]."""
+        instance = np.repeat(np.arange(len(offsets) - 1, dtype=np.int64), np.diff(offsets))
+        label = np.asarray(label, dtype=np.int64)
+        order = np.argsort(label, kind="stable")
+        label, instance = label[order], instance[order]
+        return cls(torch.from_numpy(label).to(device), torch.from_numpy(instance).to(device), label)
+
+    def between(self, first: int, last: int) -> tuple[Tensor, Tensor]:
+        """(label - first, instance) of the pairs with first <= label < last, int64."""
+        low, high = np.searchsorted(self.host_label, (first, last))
+        return self.label[low:high] - first, self.instance[low:high]
+
+
+@dataclass(frozen=True)
+class StepOptions:
+    """What one classifier step does with its gradient. `step` counts from 1; `seed` feeds stochastic rounding."""
+
+    loss: str = "bce"
+    optimizer: str = "rowwise"
+    learning_rate: float = 5e-3
+    beta1: float = 0.9
+    beta2: float = 0.999
+    eps: float = 1e-8
+    weight_decay: float = 0.0
+    step: int = 1
+    seed: int = 0
+    loss_weight: float = 1.0
+    want_loss: bool = False

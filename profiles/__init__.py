@@ -1,0 +1,1 @@
+"""Memory tiers: one TOML file each, overrides of the one configuration (see engine/config.py)."""

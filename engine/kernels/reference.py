@@ -158,8 +158,12 @@ def loss_gradient_(logits_RB: Tensor, at: tuple[Tensor, Tensor], loss: str) -> T
     return gradient
 
 
-def gradient_energy(layer: LabelLayer, x_BD: Tensor, positives: Positives, loss: str) -> Iterator[tuple[int, Tensor]]:
+def gradient_energy(
+    layer: LabelLayer, x_BD: Tensor, positives: Positives, loss: str, quantum: int
+) -> Iterator[tuple[int, Tensor]]:
     """What each group would gain from each feature: yields (first group, [K, D] fp32) block by block.
+
+    Blocks start at multiples of `quantum` rows (a multiple of the group size).
 
     The square root of the summed squares of the group's loss gradient by the D possible connections
     (RigL, Evci et al. 2020, growth criterion, taken over the rows that share an index set).
@@ -167,19 +171,20 @@ def gradient_energy(layer: LabelLayer, x_BD: Tensor, positives: Positives, loss:
     x_BD = x_BD.detach().float()
     x_DB = x_BD.T.contiguous()
     width = x_BD.shape[1]
-    quantum = layer.group_size
+    group = layer.group_size
     rows = max(quantum, int(BLOCK_BYTES[x_BD.device.type] / 4 / max(width, x_BD.shape[0])) // quantum * quantum)
-    for outer in range(0, layer.labels, rows):
-        last = min(outer + rows, layer.labels)
-        whole = outer + (last - outer) // quantum * quantum
-        spans = [Block(outer, whole, quantum)] if whole > outer else []
-        spans += [Block(whole, last, last - whole)] if whole < last else []
-        for block in spans:
+    for first in range(0, layer.labels, rows):
+        last = min(first + rows, layer.labels)
+        whole = first + (last - first) // group * group
+        energy = []
+        for block in (Block(first, whole, group), Block(whole, last, last - whole)):
+            if block.first == block.last:
+                continue
             logits_RB = Product(layer, block, x_BD, x_DB).logits()
             at = positives.between(layer.start + block.first, layer.start + block.last)
             full_RD = loss_gradient_(logits_RB, at, loss) @ x_BD
-            energy_KD = torch.linalg.vector_norm(full_RD.view(-1, block.group, width), dim=1)
-            yield block.first // quantum, energy_KD
+            energy.append(torch.linalg.vector_norm(full_RD.view(-1, block.group, width), dim=1))
+        yield first // group, torch.cat(energy)
 
 
 def topk(layers: list[LabelLayer], x_BD: Tensor, k: int) -> tuple[Tensor, Tensor]:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 # mantissa bits, smallest normal exponent (as frexp counts: value = m * 2**e with 0.5 <= m < 1), largest finite
 _FORMAT = {
-    torch.bfloat16: (7, -125, 3.3895313892515355e38),
+    torch.bfloat16: (7, -100, 3.3895313892515355e38),  # below 2**-100 the spacing stays: no overflow on the way
     torch.float16: (10, -13, 65504.0),
     torch.float8_e4m3fn: (3, -5, 448.0),
 }
@@ -17,12 +17,14 @@ _FORMAT = {
 def stochastic_round(value: Tensor, dtype: torch.dtype, generator: torch.Generator) -> Tensor:
     """`value` (fp32, any shape) in `dtype`; fp32 is returned as it is.
 
-    Adds uniform noise of one spacing of `dtype` around the value, then rounds to nearest.
+    In units of its spacing in `dtype`, floor(value + u) with u uniform in [0, 1).
     """
     if dtype == torch.float32:
         return value
     mantissa_bits, lowest_exponent, largest = _FORMAT[dtype]
-    exponent = torch.frexp(value).exponent.clamp_(min=lowest_exponent)
-    noise = torch.rand(value.shape, generator=generator, device=value.device).sub_(0.5)
-    noise = torch.ldexp(noise, exponent - 1 - mantissa_bits)
-    return noise.add_(value).clamp_(-largest, largest).to(dtype)
+    exponent = torch.frexp(value).exponent
+    exponent = exponent.masked_fill_(value == 0, lowest_exponent).clamp_(min=lowest_exponent)
+    exponent -= 1 + mantissa_bits
+    units = torch.ldexp(value, -exponent)
+    units += torch.rand(value.shape, generator=generator, device=value.device)
+    return torch.ldexp(units.floor_(), exponent).clamp_(-largest, largest).to(dtype)

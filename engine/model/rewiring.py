@@ -1,0 +1,122 @@
+"""Sparse evolutionary training of the tail's connections (SET: Mocanu et al. 2018; RigL: Evci et al. 2020).
+
+Now and then every group drops the connections with the smallest root-mean-square weight over its labels
+and grows as many others, chosen at random or by gradient. New weights are zero. Index rows stay ascending
+and free of duplicates; optimizer state moves with its weight and starts at zero for a new one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from types import ModuleType
+
+import torch
+from torch import Tensor
+
+from engine.config import Rewire
+from engine.kernels.layer import LabelLayer, Positives
+from engine.kernels.optimizers import QUANTIZATION_BLOCK, quantile_map, row_quantum
+
+BLOCK_ELEMENTS = 1 << 22  # of [groups, D] scores and [rows, F] weights at once
+
+
+@dataclass(frozen=True)
+class GrowthBatch:
+    """What RigL grows by: the loss gradient of one batch. x_BD: features of any float dtype."""
+
+    backend: ModuleType
+    x_BD: Tensor
+    positives: Positives
+    loss: str
+
+
+def rewires_at(step: int, total: int, rewire: Rewire) -> bool:
+    """Whether the connections change after `step` (counted from 1) of `total`."""
+    return rewire.method != "none" and step % rewire.interval == 0 and step < rewire.stop_at * total
+
+
+def replaced_share(step: int, total: int, rewire: Rewire) -> float:
+    """Share of the connections to replace: `fraction`, cosine-decayed to 0 at `stop_at`."""
+    return rewire.fraction * 0.5 * (1.0 + math.cos(math.pi * min(1.0, step / (rewire.stop_at * total))))
+
+
+def rewire_layer(
+    layer: LabelLayer,
+    width: int,
+    share: float,
+    generator: torch.Generator,
+    gradient: GrowthBatch | None = None,
+) -> int:
+    """Replaces round(share * F) connections of every group in place; returns how many.
+
+    width: D. gradient: a batch makes growth follow its gradient, None makes it random. A group can at most
+    grow the D - F features that it does not read.
+    """
+    count = min(round(share * layer.fan_in), width - layer.fan_in)
+    if layer.index is None or count == 0:
+        return 0
+    for first, scores_KD in _growth_scores(layer, width, generator, gradient):
+        _rewire_groups(layer, first, scores_KD, count)
+    return count
+
+
+def _growth_scores(
+    layer: LabelLayer, width: int, generator: torch.Generator, gradient: GrowthBatch | None
+) -> Iterator[tuple[int, Tensor]]:
+    """Yields (first group, [K, D] fp32, larger is better)."""
+    quantum = row_quantum("adamw8bit" if "moment1" in layer.state else "rowwise", layer.group_size, layer.fan_in)
+    groups_a_quantum = quantum // layer.group_size
+    if gradient is not None:
+        batch = (gradient.x_BD, gradient.positives, gradient.loss)
+        yield from gradient.backend.gradient_energy(layer, *batch, quantum)
+        return
+    groups = layer.index.shape[0]
+    floats_a_group = max(width, layer.group_size * layer.fan_in)
+    rows = max(1, BLOCK_ELEMENTS // floats_a_group // groups_a_quantum) * groups_a_quantum
+    for first in range(0, groups, rows):
+        size = (min(rows, groups - first), width)
+        yield first, torch.rand(size, generator=generator, device=generator.device)
+
+
+def _rewire_groups(layer: LabelLayer, first: int, scores_KD: Tensor, count: int) -> None:
+    groups, fan_in, group = scores_KD.shape[0], layer.fan_in, layer.group_size
+    rows = slice(first * group, min((first + groups) * group, layer.labels))
+    index_KF = layer.index[first : first + groups].long()
+    weight = layer.weight[rows].float()
+
+    # A last group may be short: the mean over its rows is still the mean over its labels.
+    group_of_row = torch.arange(weight.shape[0], device=weight.device) // group
+    energy_KF = torch.zeros(groups, fan_in, device=weight.device).index_add_(0, group_of_row, weight.square())
+    dropped = energy_KF.topk(count, dim=1, largest=False, sorted=True).indices
+
+    taken = torch.zeros_like(scores_KD, dtype=torch.bool).scatter_(1, index_KF, True)
+    grown = scores_KD.masked_fill(taken, -torch.inf).topk(count, dim=1).indices
+    index_KF.scatter_(1, dropped, grown)
+    is_new_KF = torch.zeros_like(index_KF, dtype=torch.bool).scatter_(1, dropped, True)
+
+    index_KF, place_KF = index_KF.sort(dim=1)
+    layer.index[first : first + groups] = index_KF.to(layer.index.dtype)
+    place_RF = place_KF[group_of_row]
+    is_new_RF = is_new_KF[group_of_row]
+    layer.weight[rows] = weight.masked_fill_(is_new_RF, 0.0).gather(1, place_RF).to(layer.weight.dtype)
+    if "moment1" in layer.state:
+        _move_moments(layer, rows, is_new_RF, place_RF)
+
+
+def _move_moments(layer: LabelLayer, rows: slice, is_new_RF: Tensor, place_RF: Tensor) -> None:
+    """Permutes the 8-bit moments of whole quantization blocks, by way of fp32."""
+    from bitsandbytes.functional import dequantize_blockwise, quantize_blockwise
+
+    fan_in = layer.fan_in
+    blocks = slice(rows.start * fan_in // QUANTIZATION_BLOCK, -(-rows.stop * fan_in // QUANTIZATION_BLOCK))
+    for moment, absmax, signed in (("moment1", "absmax1", True), ("moment2", "absmax2", False)):
+        code = quantile_map(signed, str(layer.weight.device))
+        packed = layer.state[moment][rows].reshape(-1)
+        scale = layer.state[absmax][blocks].clone()
+        value = dequantize_blockwise(packed, absmax=scale, code=code, blocksize=QUANTIZATION_BLOCK)
+        value = value.view(-1, fan_in).masked_fill_(is_new_RF, 0.0).gather(1, place_RF)
+        packed, state = quantize_blockwise(value.view(-1).contiguous(), code=code, blocksize=QUANTIZATION_BLOCK)
+        layer.state[moment][rows] = packed.view(-1, fan_in)
+        layer.state[absmax][blocks] = state.absmax

@@ -56,7 +56,7 @@ class Encoder:
     weight_decay: float = key(0.01, "decoupled weight decay of the encoder", at_least=0.0)
     clip_norm: float = key(1.0, "gradient clipping of the encoder; 0: none", at_least=0.0)
     dropout: float = key(0.2, "dropout on the features that the classifier reads", at_least=0.0, at_most=0.95)
-    checkpointing: str = key("auto", "activation checkpointing: auto, off, or every_n (n layers a segment)")
+    checkpointing: str = key("auto", "activation checkpointing: auto, off, or every_n (every n-th layer)")
 
 
 @dataclass(frozen=True)
@@ -195,7 +195,7 @@ _TYPES: dict[str, Any] = {
 
 
 def checkpointing_interval(value: str) -> int | None:
-    """Layers a checkpointed segment holds: 0 for off, None for auto. Raises ConfigError."""
+    """n of every_n, 0 for off, None for auto. Raises ConfigError."""
     if value == "auto":
         return None
     if value == "off":

@@ -103,7 +103,9 @@ def _adamw8bit(layer: LabelLayer, first: int, last: int, weight: Tensor, grad: T
     assert first * fan_in % QUANTIZATION_BLOCK == 0, "a block of rows has to start on a quantization block"
     # The CUDA kernel trusts its arguments: same dtype, contiguous, same size.
     assert weight.dtype == grad.dtype == torch.float32
-    assert weight.is_contiguous() and grad.is_contiguous() and weight.numel() == grad.numel()
+    assert weight.is_contiguous()
+    assert grad.is_contiguous()
+    assert weight.numel() == grad.numel()
     blocks = slice(first * fan_in // QUANTIZATION_BLOCK, -(-last * fan_in // QUANTIZATION_BLOCK))
     device = str(weight.device)
     functional.optimizer_update_8bit_blockwise(

@@ -46,7 +46,7 @@ class AuxiliaryObjective:
         self.bounds = np.concatenate(bounds)
         meta_labels = len(self.bounds) - 1
         dense = ClassifierShape(meta_labels, meta_labels, shape.width, shape.width, 1, shape.optimizer, "fp32")
-        self.classifier = Classifier(dense, main.backend, main.layers[0].weight.device, seed)
+        self.classifier = Classifier.new(dense, main.backend, main.layers[0].weight.device, seed)
 
     @property
     def layers(self) -> list[LabelLayer]:

@@ -42,17 +42,32 @@ class ClassifierShape:
 class Classifier:
     """layers: head (dense) and tail (sparse), of which one may be missing; backend: see engine.kernels.dispatch."""
 
-    def __init__(self, shape: ClassifierShape, backend: ModuleType, device: torch.device | str, seed: int) -> None:
-        self.shape, self.backend = shape, backend
+    def __init__(self, shape: ClassifierShape, layers: list[LabelLayer], backend: ModuleType) -> None:
+        self.shape, self.layers, self.backend = shape, layers, backend
+
+    @classmethod
+    def new(cls, shape: ClassifierShape, backend: ModuleType, device: torch.device | str, seed: int) -> Classifier:
+        """Random weights and connections, bias BIAS, optimizer state zero."""
         generator = torch.Generator(device).manual_seed(seed)
         tail = shape.labels - shape.head
-        self.layers = []
+        layers = []
         if shape.head:
-            self.layers.append(_new_layer(shape, 0, shape.head, None, generator))
+            layers.append(_new_layer(shape, 0, shape.head, None, generator))
         if tail:
             groups = -(-tail // shape.group_size)
             index = random_index(groups, shape.fan_in, shape.width, generator)
-            self.layers.append(_new_layer(shape, shape.head, tail, index, generator))
+            layers.append(_new_layer(shape, shape.head, tail, index, generator))
+        return cls(shape, layers, backend)
+
+    @classmethod
+    def from_tensors(cls, shape: ClassifierShape, tensors: dict[str, Tensor], backend: ModuleType) -> Classifier:
+        """A classifier for prediction around `tensors`, named as by `tensors()`; without optimizer state."""
+        layers = []
+        for part, start in (("head", 0), ("tail", shape.head)):
+            if f"{part}.weight" in tensors:
+                weight, bias = tensors[f"{part}.weight"], tensors[f"{part}.bias"]
+                layers.append(LabelLayer(weight, bias, tensors.get(f"{part}.index"), shape.group_size, start))
+        return cls(shape, layers, backend)
 
     def step(self, x_BD: Tensor, positives: Positives, options: StepOptions) -> tuple[Tensor, Tensor | None]:
         """Trains on one batch. x_BD: features · returns (dx_BD fp32, the loss if options.want_loss)."""
@@ -64,12 +79,13 @@ class Classifier:
         """(logits fp32 [B, k] descending, label-order ids int64 [B, k])"""
         return self.backend.topk(self.layers, x_BD, min(k, self.shape.labels))
 
-    def tensors(self) -> dict[str, Tensor]:
-        """Everything a checkpoint needs, by name; no copies."""
+    def tensors(self, with_state: bool = True) -> dict[str, Tensor]:
+        """Everything a checkpoint needs, or without state everything prediction needs, by name; no copies."""
         return {
             f"{'tail' if layer.index is not None else 'head'}.{name}": tensor
             for layer in self.layers
             for name, tensor in layer.tensors().items()
+            if with_state or not name.startswith("state.")
         }
 
 

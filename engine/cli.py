@@ -1,0 +1,366 @@
+"""The command line: parse, call, print. Results go to standard output, progress and logs to standard error.
+
+Heavy imports happen inside the commands, so that `engine --help` answers at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+from engine.config import KEYS, RunConfig, parse_assignment, resolve
+from engine.errors import ConfigError, DataError, EngineError
+
+INTERRUPTED = 130
+# Flags that stand for a configuration key.
+FLAGS = {
+    "data": ("data.path", "dataset directory or built-in corpus (python-api, python-stdlib)"),
+    "encoder": ("encoder.name", "local directory or model name"),
+    "output": ("run.output", "folder in which the run's folder is made"),
+    "name": ("run.name", "part of the run's id"),
+    "seed": ("run.seed", "seed of everything random"),
+    "epochs": ("training.epochs", "passes over the training set"),
+    "max-steps": ("training.max_steps", "stop after this many steps"),
+    "batch-size": ("training.batch_size", "instances a step"),
+    "fan-in": ("classifier.fan_in", "features a label reads: a number, auto or dense"),
+    "device": ("hardware.device", "auto, cpu or cuda"),
+}
+EXAMPLES = (
+    "open a file and append some text to it",
+    "parse a date written as a string",
+    "run a command in the shell and read what it prints",
+)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs one command; returns its exit code (see engine.errors)."""
+    options = build_parser().parse_args(arguments)
+    # Harmless on a CPU, and nothing a user could act on.
+    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
+    # The tokenizers' threads work in this process alone; no process is forked while they do.
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+    try:
+        options.run(options)
+        sys.stdout.flush()
+        return 0
+    except EngineError as error:
+        if options.debug:
+            traceback.print_exc()
+        label = "" if error.exit_code == 75 else "error: "
+        print(f"engine: {label}{error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("engine: interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader of our output left
+        return 0
+    except Exception as error:
+        if options.debug:
+            traceback.print_exc()
+        print(
+            f"engine: unexpected {type(error).__name__}: {error}; this is a defect, --debug shows where",
+            file=sys.stderr,
+        )
+        return 1
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The whole command-line surface."""
+    parser = argparse.ArgumentParser(prog="engine", description=__doc__.splitlines()[0])
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    keys = "\n".join(f"  {name:<30}{field.metadata['doc']}" for name, field in KEYS.items())
+    train = _command(commands, "train", "train a classifier", train_command, epilog=f"configuration keys:\n{keys}")
+    train.add_argument("--profile", help="memory tier: auto (default), cpu, 4gb ... 24gb, or a TOML file")
+    for flag, (key, text) in FLAGS.items():
+        train.add_argument(f"--{flag}", help=f"{text} ({key})")
+    train.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="any configuration key")
+    train.add_argument("--resume", metavar="RUN", type=Path, help="go on with a stopped run")
+    train.add_argument("--dry-run", action="store_true", help="print every value with its origin, train nothing")
+    train.add_argument("--json", action="store_true", help="print the result as JSON")
+
+    predict = _command(commands, "predict", "top-k labels of texts", predict_command)
+    predict.add_argument("model", type=Path, help="a run, or a model folder")
+    predict.add_argument("texts", nargs="*", help="texts; without any, standard input is read, one a line")
+    predict.add_argument("--input", metavar="FILE", help="read texts from a .txt, .jsonl or .csv file")
+    predict.add_argument("--column", default="text", help="field of a .jsonl or column of a .csv (text)")
+    predict.add_argument("-k", "--top", type=_positive, default=5, help="labels a text (5)")
+    predict.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
+    predict.add_argument("--json", action="store_true", help="one JSON object a text")
+
+    evaluate = _command(commands, "evaluate", "metrics of a model on a dataset's test split", evaluate_command)
+    evaluate.add_argument("model", type=Path, help="a run, or a model folder")
+    evaluate.add_argument("--data", metavar="DIR", help="dataset directory (default: the run's own)")
+    evaluate.add_argument("--split", default="test", choices=("test", "train"))
+    evaluate.add_argument("--k", default="1,3,5", help="cut-offs (1,3,5)")
+    evaluate.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
+    evaluate.add_argument("--json", action="store_true")
+
+    data = commands.add_parser("data", help="make datasets").add_subparsers(required=True, metavar="ACTION")
+    load = _command(data, "import", "make a dataset directory from files", import_command)
+    load.add_argument("source", type=Path, help="folder or file: XMC-repository JSON, .csv or .jsonl")
+    load.add_argument("--output", type=Path, required=True, metavar="DIR", help="the dataset directory to make")
+    load.add_argument("--name", help="name of the dataset (default: the source's)")
+    load.add_argument("--text-column", default="text", help="of .csv and .jsonl (text)")
+    load.add_argument("--labels-column", default="labels", help="of .csv and .jsonl (labels)")
+    load.add_argument("--delimiter", default=";", help="between labels in one field (;)")
+    demo = _command(data, "demo", "make the built-in corpus: Python API finder", demo_command)
+    demo.add_argument("--output", type=Path, required=True, metavar="DIR", help="the dataset directory to make")
+    demo.add_argument("--scope", default="stdlib", choices=("stdlib", "installed"), help="whose docstrings (stdlib)")
+
+    runs = commands.add_parser("runs", help="list, show and stop runs").add_subparsers(required=True, metavar="ACTION")
+    listing = _command(runs, "list", "all runs, newest first", list_command)
+    listing.add_argument("--runs", type=Path, default=Path("runs"), metavar="DIR", help="folder of the runs (runs)")
+    listing.add_argument("--json", action="store_true")
+    show = _command(runs, "show", "one run: state, settings, memory, metrics", show_command)
+    show.add_argument("run_path", metavar="RUN", type=Path)
+    show.add_argument("--json", action="store_true")
+    stop = _command(runs, "stop", "ask a run to save itself and stop", stop_command)
+    stop.add_argument("run_path", metavar="RUN", type=Path)
+    return parser
+
+
+def _command(commands: Any, name: str, text: str, run: Callable, epilog: str | None = None) -> argparse.ArgumentParser:
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = commands.add_parser(name, help=text, description=text, epilog=epilog, formatter_class=raw)
+    parser.add_argument("--debug", action="store_true", help="show a traceback on errors")
+    parser.set_defaults(run=run)
+    return parser
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{value} is not positive")
+    return value
+
+
+def train_command(options: argparse.Namespace) -> None:
+    given = {flag: getattr(options, flag.replace("-", "_")) for flag in FLAGS}
+    flags = {FLAGS[flag][0]: (value, f"--{flag}") for flag, value in given.items() if value is not None}
+    overrides = dict(parse_assignment(text) for text in options.set)
+    if options.resume:
+        from engine.config import load_profile
+        from engine.training.run import resume
+
+        profile = load_profile(options.profile) if options.profile and options.profile != "auto" else {}
+        changes = {**profile, **overrides, **{key: value for key, (value, _) in flags.items()}}
+        run, result = resume(options.resume, changes)
+    else:
+        profile = options.profile or "auto"
+        if profile == "auto":
+            from engine.planning.hardware import auto_profile
+
+            profile = auto_profile()
+        config, origins = resolve(profile, overrides, flags)
+        if options.dry_run:
+            _print_configuration(config, origins, options.json)
+            return
+        from engine.training.run import start
+
+        run, result = start(config, profile, origins)
+    if options.json:
+        print(json.dumps({"run": str(run.path), **result}))
+    else:
+        _print_result(run, result)
+
+
+def _print_configuration(config: RunConfig, origins: Mapping[str, str], as_json: bool) -> None:
+    values = config.flat()
+    if as_json:
+        print(json.dumps({key: {"value": value, "origin": origins[key]} for key, value in values.items()}))
+        return
+    shown = {key: ",".join(map(str, v)) if isinstance(v, list) else str(v) for key, v in values.items()}
+    shown = {key: str(values[key]).lower() if isinstance(values[key], bool) else text for key, text in shown.items()}
+    for key, text in shown.items():
+        print(f"{key:<30}{text:<42}{origins[key]}")
+
+
+def _print_result(run: Any, result: dict[str, Any]) -> None:
+    from engine.inference.metrics import format_table
+    from engine.inference.predictor import Predictor
+
+    if result["metrics"]:
+        print(f"\nTest set, {result['metrics']['instances']:,} texts")
+        print(format_table({"this model": result["metrics"], **result["baselines"]}))
+        mine = result["metrics"]["P@1"]
+        for name, metrics in result["baselines"].items():
+            ahead = mine - metrics["P@1"]
+            print(f"P@1 is {abs(ahead):.1%} points {'above' if ahead >= 0 else 'BELOW'} {name}".replace("%", ""))
+    print(
+        f"\n{result['steps']:,} steps in {result['training_seconds']:,.0f} s "
+        f"({result['instances_per_second']:,.0f} instances/s), {result['wall_seconds']:,.0f} s in all; "
+        f"peak memory {result['peak_memory_bytes'] / 2**20:,.0f} MiB"
+    )
+    texts = _example_texts(run)
+    print(f'\nAsk it:\n  engine predict {run.path} "{EXAMPLES[0] if texts == EXAMPLES else "your text"}"\n')
+    predictor = Predictor.load(run.path)
+    for text, predictions in zip(texts, predictor.predict(list(texts), 5), strict=True):
+        _print_predictions(text, predictions)
+
+
+def _example_texts(run: Any) -> tuple[str, ...]:
+    """Questions for a built-in corpus, else the first texts of the test split."""
+    from engine.data.store import Dataset
+    from engine.training.prepare import BUILT_IN
+
+    path = run.read_json("config.json")["config"]["data.path"]
+    if path in BUILT_IN:
+        return EXAMPLES
+    dataset = Dataset.open(Path(path))
+    return tuple((dataset.test or dataset.train).texts(0, 3))
+
+
+def _print_predictions(text: str, predictions: list) -> None:
+    shown = " ".join(text.split())
+    print(shown if len(shown) <= 100 else shown[:99] + "…")
+    for prediction in predictions:
+        print(f"  {prediction.probability:6.1%}  {prediction.label}")
+
+
+def predict_command(options: argparse.Namespace) -> None:
+    from engine.inference.predictor import Predictor
+    from engine.inference.texts import read_texts
+
+    if options.input and options.texts:
+        raise ConfigError("give texts or --input, not both")
+    for text in options.texts:
+        if not text.strip():
+            raise DataError("the text is empty; there is nothing to predict from")
+    source = iter(options.texts) if options.texts else read_texts(options.input or "-", options.column)
+    predictor = Predictor.load(options.model, options.device)
+    kept: list[str] = []  # texts whose predictions are still to come: one window of them
+
+    def remembered() -> Iterator[str]:
+        for text in source:
+            kept.append(text)
+            yield text
+
+    with closing(predictor.stream(remembered(), options.top)) as found:
+        for predictions in found:
+            text = kept.pop(0)
+            if options.json:
+                labels = [{"label": p.label, "probability": round(p.probability, 6)} for p in predictions]
+                print(json.dumps({"text": text, "labels": labels}, ensure_ascii=False))
+            else:
+                _print_predictions(text, predictions)
+
+
+def evaluate_command(options: argparse.Namespace) -> None:
+    from engine.inference.bundles import evaluate_bundle
+    from engine.inference.metrics import format_table
+
+    config = RunConfig.from_flat({"evaluation.k": options.k})
+    metrics = evaluate_bundle(options.model, options.data, options.split, config.evaluation, options.device)
+    if options.json:
+        print(json.dumps(metrics))
+    else:
+        print(format_table({str(options.model): metrics}))
+
+
+def import_command(options: argparse.Namespace) -> None:
+    from engine.data.importers import import_dataset
+    from engine.training.reporter import bar
+
+    with bar("importing", "bytes") as shown:
+
+        def progress(done: int, total: int) -> None:
+            shown.total = total
+            shown.update(done - shown.n)
+
+        dataset = import_dataset(
+            options.source,
+            options.output,
+            name=options.name,
+            text_column=options.text_column,
+            labels_column=options.labels_column,
+            delimiter=options.delimiter,
+            progress=progress,
+        )
+    _print_dataset(dataset)
+
+
+def demo_command(options: argparse.Namespace) -> None:
+    from engine.data.python_api import ensure_python_api
+    from engine.training.reporter import bar
+
+    with bar("collecting", "files") as shown:
+
+        def progress(done: int, total: int) -> None:
+            shown.total = total
+            shown.update(done - shown.n)
+
+        dataset = ensure_python_api(options.output, options.scope, progress=progress)
+    _print_dataset(dataset)
+
+
+def _print_dataset(dataset: Any) -> None:
+    test = f", {len(dataset.test):,} test texts" if dataset.test is not None else ", no test split"
+    print(f"{dataset.path}: {len(dataset.train):,} training texts{test}, {dataset.n_labels:,} labels")
+    print(f"Train on it:\n  engine train --data {dataset.path}")
+
+
+def list_command(options: argparse.Namespace) -> None:
+    from engine.runs import list_runs
+
+    runs = list_runs(options.runs)
+    if options.json:
+        keys = ("id", "state", "step", "total", "profile", "fan_in", "labels", "metrics", "message")
+        print(json.dumps([{key: getattr(run, key) for key in keys} for run in runs]))
+        return
+    if not runs:
+        print(f"no runs in {options.runs}; `engine train` makes one")
+        return
+    print(f"{'run':<44}{'state':<11}{'step':>17}  {'labels':>11}  {'fan-in':>6}  {'P@1':>6}")
+    for run in runs:
+        p1 = f"{run.metrics['P@1']:.1%}" if "P@1" in run.metrics else ""
+        labels = f"{run.labels:,}" if run.labels else ""
+        steps = f"{run.step:,}/{run.total:,}"
+        print(f"{run.id:<44}{run.state:<11}{steps:>17}  {labels:>11}  {run.fan_in or '':>6}  {p1:>6}")
+
+
+def show_command(options: argparse.Namespace) -> None:
+    from engine.inference.metrics import format_table
+    from engine.runs import RunDirectory
+
+    run = RunDirectory.open(options.run_path)
+    status = run.current_status()
+    files = {name: run.read_json(name) for name in ("plan.json", "result.json") if (run.path / name).is_file()}
+    plan, result = files.get("plan.json", {}), files.get("result.json", {})
+    if options.json:
+        print(json.dumps({"status": status, "plan": plan, "result": result}))
+        return
+    print(f"{run.path}: {status['state']}, step {status['step']:,} of {status['total']:,}")
+    if status["message"]:
+        print(f"  {status['message']}")
+    if plan:
+        head = f"{plan['labels']:,} labels, fan-in {plan['fan_in']} of {plan['width']}, groups of {plan['group_size']}"
+        print(f"  {head}, {plan['head']:,} head labels, {plan['weight_dtype']} on {plan['device']}")
+    changed = {k: v for k, v in run.read_json("config.json")["origins"].items() if v != "default"}
+    values = run.read_json("config.json")["config"]
+    for key, origin in changed.items():
+        print(f"  {key} = {values[key]}  ({origin})")
+    if result.get("metrics"):
+        print(format_table({"this model": result["metrics"], **result["baselines"]}))
+    if result:
+        print(f"peak memory {result['peak_memory_bytes'] / 2**20:,.0f} MiB, {result['wall_seconds']:,.0f} s")
+
+
+def stop_command(options: argparse.Namespace) -> None:
+    from engine.runs import ACTIVE_STATES, RunDirectory
+
+    run = RunDirectory.open(options.run_path)
+    state = run.state()
+    if state not in ACTIVE_STATES:
+        raise ConfigError(f"{run.path} is {state}; there is nothing to stop")
+    run.request_stop()
+    print(f"{run.path} will save itself and stop; go on with `engine train --resume {run.path}`")

@@ -1,0 +1,119 @@
+"""Asks a trained model for the labels of texts.
+
+    predictor = Predictor.load("runs/20260101-120000-mine")
+    for prediction in predictor.predict(["open a file in append mode"], k=5)[0]:
+        print(prediction.label, prediction.probability)
+
+`stream` does the same for any number of texts in bounded memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from engine.errors import DataError
+from engine.kernels.dispatch import resolve_backend
+from engine.model.bundle import Bundle, load_bundle, recover_bundle
+from engine.planning.hardware import detect
+
+WINDOW = 1024  # texts held at once, sorted by length among themselves
+BATCH_TOKENS = 8192
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """A label of a text, with the probability that the text has it."""
+
+    label: str
+    probability: float
+    label_id: int
+
+
+class Predictor:
+    """A loaded model. Not for use from several threads at once."""
+
+    def __init__(self, bundle: Bundle, device: str) -> None:
+        import pyarrow.parquet as pq
+
+        self.bundle, self.device = bundle, device
+        self._names = pq.read_table(bundle.path / "labels.parquet", columns=["name"])["name"]
+
+    @classmethod
+    def load(cls, path: Path | str, device: str = "auto") -> Predictor:
+        """The model in `path`: a bundle, or a run that has one. device: auto, cpu or cuda.
+
+        Raises DataError if there is no model, EnvironmentProblem if the device is not there.
+        """
+        hardware = detect(device)
+        backend, _ = resolve_backend("auto", hardware.device)
+        bundle = load_bundle(model_folder(path), hardware.device, DTYPES[hardware.compute], backend)
+        return cls(bundle, hardware.device)
+
+    def predict(self, texts: list[str], k: int = 5) -> list[list[Prediction]]:
+        """The k most probable labels of each text, best first. Raises DataError for an empty text."""
+        return list(self.stream(texts, k))
+
+    def stream(self, texts: Iterable[str], k: int = 5) -> Iterator[list[Prediction]]:
+        """Like `predict`, one text's labels at a time in the order of the texts, WINDOW texts in memory."""
+        pending = enumerate(texts, 1)
+        while window := list(islice(pending, WINDOW)):
+            for number, text in window:
+                if not text.strip():
+                    raise DataError(f"text {number} is empty; there is nothing to predict from")
+            yield from self._predict_window([text for _, text in window], k)
+
+    def _predict_window(self, texts: list[str], k: int) -> list[list[Prediction]]:
+        tokenizer, info = self.bundle.tokenizer, self.bundle.info
+        ids = tokenizer(texts, truncation=True, max_length=info.max_tokens, return_attention_mask=False)["input_ids"]
+        order = sorted(range(len(texts)), key=lambda i: -len(ids[i]))
+        found: list[list[Prediction]] = [[]] * len(texts)
+        start = 0
+        while start < len(order):
+            size = max(1, BATCH_TOKENS // len(ids[order[start]]))
+            rows = order[start : start + size]
+            for row, predictions in zip(rows, self._predict_tokens([ids[row] for row in rows], k), strict=True):
+                found[row] = predictions
+            start += size
+        return found
+
+    @torch.inference_mode()
+    def _predict_tokens(self, ids: list[list[int]], k: int) -> list[list[Prediction]]:
+        batch = self.bundle.tokenizer.pad({"input_ids": ids}, return_tensors="pt").to(self.device)
+        x_BD = self.bundle.model((batch["input_ids"], batch["attention_mask"]))
+        logits_BK, position_BK = self.bundle.classifier.topk(x_BD, k)
+        probability_BK = probability(logits_BK, self.bundle.info.loss).cpu().numpy()
+        label_BK = self.bundle.order.label_at[position_BK.cpu().numpy()]
+        return [
+            [Prediction(self.name(label), float(p), int(label)) for label, p in zip(labels, row, strict=True)]
+            for labels, row in zip(label_BK, probability_BK, strict=True)
+        ]
+
+    def name(self, label_id: int | np.integer) -> str:
+        """The name of a label."""
+        return self._names[int(label_id)].as_py()
+
+
+def probability(logits: torch.Tensor, loss: str) -> torch.Tensor:
+    """bce: the logistic function. Squared hinge: its minimiser is 2p - 1, so p = (z + 1) / 2 within [0, 1]
+    (Zhang, Annals of Statistics 2004)."""
+    return logits.sigmoid() if loss == "bce" else ((logits + 1) / 2).clamp(0, 1)
+
+
+def model_folder(path: Path | str) -> Path:
+    """The bundle in `path`, or in the run `path`. Raises DataError."""
+    path = Path(path)
+    if (path / "model.json").is_file():
+        return path
+    recover_bundle(path / "model")
+    if (path / "model" / "model.json").is_file():
+        return path / "model"
+    if (path / "status.json").is_file():
+        raise DataError(f"run {path} has no model yet; one is kept after the first evaluation on validation")
+    raise DataError(f"{path} is neither a model nor a run; `engine runs list` shows the runs there are")

@@ -1,0 +1,91 @@
+"""Streams of texts to predict from: .txt (a text a line), .jsonl (a "text" field), .csv (a "text" column).
+
+One line at a time is in memory. Every error names file and line.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from engine.errors import DataError
+
+LONGEST_LINE = 64 * 2**20  # bytes
+SUFFIXES = (".txt", ".jsonl", ".csv")
+
+
+def read_texts(source: str, column: str = "text") -> Iterator[str]:
+    """Texts of a file, or of standard input (one a line) where source is "-". column: of .jsonl and .csv.
+
+    Raises DataError for a file that is not there, another ending, bytes that are not UTF-8, an empty text.
+    """
+    if source == "-":
+        yield from _plain(_lines(sys.stdin.buffer, "standard input"), "standard input")
+        return
+    path = Path(source)
+    readers = {".txt": _plain, ".jsonl": _json, ".csv": _csv}
+    if path.suffix not in readers:
+        raise DataError(f"{path}: cannot read {path.suffix or 'a file without an ending'}; use {', '.join(SUFFIXES)}")
+    if not path.is_file():
+        raise DataError(f"{path}: no such file")
+    with path.open("rb") as stream:
+        lines = _lines(stream, str(path))
+        yield from _plain(lines, str(path)) if path.suffix == ".txt" else readers[path.suffix](lines, str(path), column)
+
+
+def _lines(stream: BinaryIO, name: str) -> Iterator[tuple[int, str]]:
+    number = 0
+    while raw := stream.readline(LONGEST_LINE + 1):
+        number += 1
+        if len(raw) > LONGEST_LINE:
+            raise DataError(f"{name}:{number}: line longer than {LONGEST_LINE // 2**20} MiB; split the text")
+        try:
+            yield number, raw.decode("utf-8-sig" if number == 1 else "utf-8")
+        except UnicodeDecodeError as error:
+            bad = raw[error.start]
+            raise DataError(f"{name}:{number}: byte 0x{bad:02x} is not UTF-8; convert the file to UTF-8") from error
+
+
+def _plain(lines: Iterator[tuple[int, str]], name: str) -> Iterator[str]:
+    for number, line in lines:
+        yield _not_empty(line.strip(), name, number)
+
+
+def _json(lines: Iterator[tuple[int, str]], name: str, column: str) -> Iterator[str]:
+    for number, line in lines:
+        try:
+            text = json.loads(line)[column]
+        except json.JSONDecodeError as error:
+            raise DataError(f"{name}:{number}: not JSON ({error.msg})") from error
+        except (KeyError, TypeError) as error:
+            raise DataError(f"{name}:{number}: no field {column!r}; name it with --column") from error
+        yield _not_empty(text, name, number)
+
+
+def _csv(lines: Iterator[tuple[int, str]], name: str, column: str) -> Iterator[str]:
+    at = [1]
+
+    def tracked() -> Iterator[str]:
+        for number, line in lines:
+            at[0] = number
+            yield line
+
+    reader = csv.DictReader(tracked())
+    if column not in (reader.fieldnames or ()):
+        found = ", ".join(reader.fieldnames or ()) or "nothing"
+        raise DataError(f"{name}:1: no column {column!r} among {found}; name it with --column")
+    try:
+        for row in reader:
+            yield _not_empty(row[column], name, at[0])
+    except csv.Error as error:
+        raise DataError(f"{name}:{at[0]}: {error}") from error
+
+
+def _not_empty(text: object, name: str, number: int) -> str:
+    if not isinstance(text, str) or not text.strip():
+        raise DataError(f"{name}:{number}: empty text; there is nothing to predict from")
+    return text

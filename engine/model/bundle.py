@@ -1,0 +1,151 @@
+"""The model bundle: one self-contained folder with everything a prediction needs. Safetensors, nothing pickled.
+
+model.json                shape of the classifier, loss, pooling, tokens, where it comes from
+encoder/                  Hugging Face model and tokenizer
+classifier.safetensors    head, tail, label_order int32 [L], intermediate layer
+labels.parquet            name, text, train_frequency; row l is label l
+metrics.json              validation metrics of this model
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from engine.data.label_order import LabelOrder
+from engine.errors import DataError
+from engine.model.classifier import Classifier, ClassifierShape
+from engine.model.encoder import FeatureHead, TextEncoder, load_encoder, load_tokenizer
+from engine.model.features import FeatureModel
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+    from transformers import PreTrainedTokenizerBase
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class BundleInfo:
+    """model.json. encoder_width and intermediate are feature widths; loss decides how a logit is a probability."""
+
+    shape: ClassifierShape
+    loss: str
+    pooling: str
+    max_tokens: int
+    encoder_width: int
+    intermediate: int
+    dataset: str
+    step: int
+    schema: int = SCHEMA
+
+
+@dataclass
+class Bundle:
+    """A loaded bundle, ready to predict: features from `model`, top-k from `classifier`, names from `path`."""
+
+    path: Path
+    info: BundleInfo
+    model: FeatureModel
+    tokenizer: PreTrainedTokenizerBase
+    classifier: Classifier
+    order: LabelOrder
+
+
+def save_bundle(
+    path: Path,
+    info: BundleInfo,
+    encoder: TextEncoder,
+    tokenizer: PreTrainedTokenizerBase,
+    head: FeatureHead,
+    classifier: Classifier,
+    order: LabelOrder,
+    labels_file: Path,
+    metrics: dict,
+) -> None:
+    """Writes the bundle beside `path`, then puts it in the place of the one that is there.
+
+    Raises OSError or SafetensorError when the disk does not take it; the old bundle is then still there.
+    """
+    from safetensors.torch import save_file
+
+    fresh, old = path.with_name(path.name + ".tmp"), path.with_name(path.name + ".old")
+    shutil.rmtree(fresh, ignore_errors=True)
+    fresh.mkdir(parents=True)
+    try:
+        encoder.model.save_pretrained(fresh / "encoder")
+        tokenizer.save_pretrained(fresh / "encoder")
+        tensors = {**classifier.tensors(with_state=False), "label_order": torch.from_numpy(order.label_at)}
+        if head.linear is not None:
+            tensors |= {"intermediate.weight": head.linear.weight.data, "intermediate.bias": head.linear.bias.data}
+        save_file(tensors, fresh / "classifier.safetensors")
+        shutil.copyfile(labels_file, fresh / "labels.parquet")
+        (fresh / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
+        (fresh / "model.json").write_text(json.dumps(asdict(info), indent=2) + "\n")
+        _sync(fresh)
+    except BaseException:
+        shutil.rmtree(fresh, ignore_errors=True)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+    if path.exists():
+        os.replace(path, old)
+    os.replace(fresh, path)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def recover_bundle(path: Path) -> None:
+    """Undoes a replacement that a crash interrupted between its two renames."""
+    old = path.with_name(path.name + ".old")
+    if old.is_dir() and not path.exists():
+        os.replace(old, path)
+
+
+def load_bundle(path: Path, device: torch.device | str, dtype: torch.dtype, backend: ModuleType) -> Bundle:
+    """Opens a bundle for prediction, its encoder in `dtype`. Raises DataError naming the file that is wrong."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    info = read_info(path)
+    try:
+        tensors = load_file(path / "classifier.safetensors", device=str(device))
+        order = LabelOrder.from_labels(tensors.pop("label_order").cpu().numpy(), info.shape.head)
+        head = FeatureHead(info.encoder_width, info.intermediate, 0.0)
+        if info.intermediate:
+            state = {name: tensors.pop(f"intermediate.{name}") for name in ("weight", "bias")}
+            head.linear.load_state_dict(state)
+        classifier = Classifier.from_tensors(info.shape, tensors, backend)
+    except (OSError, SafetensorError, KeyError, RuntimeError) as error:
+        raise DataError(f"{path / 'classifier.safetensors'}: {error}; copy the model again") from error
+    encoder = load_encoder(path / "encoder", info.pooling, dtype)
+    model = FeatureModel(encoder, head).to(device).eval()
+    return Bundle(path, info, model, load_tokenizer(path / "encoder"), classifier, order)
+
+
+def read_info(path: Path) -> BundleInfo:
+    """model.json of a bundle. Raises DataError when there is none or it is of another schema."""
+    file = path / "model.json"
+    try:
+        raw = json.loads(file.read_text(encoding="utf-8"))
+        if raw.get("schema") != SCHEMA:
+            raise DataError(f"{file}: schema {raw.get('schema')}, this version reads {SCHEMA}; train the model again")
+        return BundleInfo(**{**raw, "shape": ClassifierShape(**raw["shape"])})
+    except FileNotFoundError as error:
+        raise DataError(f"{path} is no model: it has no model.json; name a run or its model folder") from error
+    except (ValueError, TypeError, KeyError) as error:
+        raise DataError(f"{file} is damaged ({error}); copy the model again") from error
+
+
+def _sync(folder: Path) -> None:
+    for path in [*folder.rglob("*"), folder]:
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

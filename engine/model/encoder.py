@@ -1,0 +1,116 @@
+"""The text encoder: a Hugging Face model, pooled to one feature vector per text, and what follows it.
+
+Features are scaled to length sqrt(D), so that one feature is about 1 whatever the encoder: the classifier's
+learning rate then means the same everywhere.
+"""
+
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as nnf
+from torch import Tensor, nn
+
+from engine.errors import ConfigError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+class TextEncoder(nn.Module):
+    """Tokens to features. `width` is D."""
+
+    def __init__(self, model: nn.Module, pooling: str) -> None:
+        super().__init__()
+        self.model, self.pooling = model, pooling
+        self.width: int = model.config.hidden_size
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """input_ids, attention_mask: int64 [B, T] → features fp32 [B, D] of length sqrt(D)."""
+        tokens_BTD = self.model(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+        if self.pooling == "cls":
+            pooled_BD = tokens_BTD[:, 0].float()
+        else:
+            weight_BT1 = attention_mask.unsqueeze(-1).to(tokens_BTD.dtype)
+            pooled_BD = (tokens_BTD * weight_BT1).sum(dim=1).float() / weight_BT1.sum(dim=1).clamp(min=1)
+        return unit_scale(pooled_BD)
+
+
+class FeatureHead(nn.Module):
+    """Between the encoder's features and the classifier: an optional Linear + ReLU layer, and dropout.
+
+    The layer follows Jain et al. (Renée) and Schultheis & Babbar (Spartex): the classifier then reads
+    `intermediate` features, again of length sqrt(width).
+    """
+
+    def __init__(self, width: int, intermediate: int, dropout: float) -> None:
+        super().__init__()
+        self.linear = nn.Linear(width, intermediate) if intermediate else None
+        self.dropout = dropout
+        self.width = intermediate or width
+
+    def forward(self, x_BD: Tensor) -> Tensor:
+        """fp32 [B, D of the encoder] → fp32 [B, D of the classifier]"""
+        if self.linear is not None:
+            x_BD = unit_scale(torch.relu(self.linear(x_BD)).float())
+        return nnf.dropout(x_BD, self.dropout, self.training)
+
+
+def unit_scale(x_BD: Tensor) -> Tensor:
+    """Rows scaled to length sqrt(D)."""
+    return nnf.normalize(x_BD, dim=1) * x_BD.shape[1] ** 0.5
+
+
+def load_encoder(directory: Path, pooling: str, dtype: torch.dtype) -> TextEncoder:
+    """The encoder in `directory` with its parameters in `dtype`, in evaluation mode, on the CPU."""
+    from transformers import AutoModel
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    level = logging.get_verbosity()
+    logging.set_verbosity_error()  # the pooler that follows is dropped; its absence is not worth a warning
+    try:
+        model = AutoModel.from_pretrained(directory, dtype=dtype, use_safetensors=True, local_files_only=True)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise ConfigError(f"encoder {directory} cannot be loaded: {str(error).splitlines()[0]}") from error
+    finally:
+        logging.set_verbosity(level)
+    if getattr(model, "pooler", None) is not None:
+        model.pooler = None  # not used: it would cost D x D parameters and their optimizer state
+    return TextEncoder(model, pooling).eval()
+
+
+def load_tokenizer(directory: Path) -> PreTrainedTokenizerBase:
+    """The fast tokenizer in `directory`. Raises ConfigError."""
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(directory, local_files_only=True, use_fast=True)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"encoder {directory} has no usable tokenizer: {str(error).splitlines()[0]}") from error
+
+
+def check_length(encoder: TextEncoder, max_tokens: int) -> None:
+    """Raises ConfigError when the encoder has fewer positions than `max_tokens`."""
+    config = encoder.model.config
+    positions = getattr(config, "max_position_embeddings", max_tokens)
+    if getattr(config, "model_type", "") in ("roberta", "xlm-roberta", "camembert", "mpnet"):
+        positions -= 2  # positions start behind the padding index
+    if max_tokens > positions:
+        raise ConfigError(f"data.max_tokens = {max_tokens} exceeds the encoder's {positions} positions; lower it")
+
+
+def checkpoint_activations(encoder: TextEncoder, every_n_layers: int) -> None:
+    """Keeps the activations of only the layers between checkpoints; recomputes the others in backward."""
+    model = encoder.model
+    kwargs = {"use_reentrant": False}
+    if hasattr(model, "activation_checkpointing_enable"):
+        model.activation_checkpointing_enable(kwargs, every_n_layers=every_n_layers)
+        return
+    enable = model.gradient_checkpointing_enable  # transformers before 5.20
+    known = inspect.signature(enable).parameters
+    extra = {"every_n_layers": every_n_layers} if "every_n_layers" in known else {}
+    enable(gradient_checkpointing_kwargs=kwargs, **extra)

@@ -1,0 +1,145 @@
+"""From rows of a dataset to the features that the classifier reads.
+
+Either tokens go through a trainable encoder at every step, or a frozen encoder's features were computed
+once and are read from a memory-mapped file. Everything above this module sees the same two calls:
+`inputs(rows)` on a loader thread, `model(inputs)` on the device.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from engine.model.encoder import FeatureHead, TextEncoder
+
+FEATURE_BATCH_TOKENS = 4096  # tokens in a batch of the frozen encoder's pass
+FLUSH_BATCHES = 50
+
+
+class Tokens(Protocol):
+    """What is used of engine.data.tokens.RaggedTokens."""
+
+    def __len__(self) -> int: ...
+    def lengths(self) -> np.ndarray: ...
+    def pad(self, rows: np.ndarray, pad_id: int) -> tuple[np.ndarray, np.ndarray]: ...
+
+
+Inputs = tuple[Tensor, ...]
+
+
+@dataclass(frozen=True)
+class TokenInputs:
+    """Rows as (input_ids, attention_mask), int64 [B, T]."""
+
+    tokens: Tokens
+    pad_id: int
+
+    def __call__(self, rows: np.ndarray) -> Inputs:
+        ids, mask = self.tokens.pad(rows, self.pad_id)
+        return torch.from_numpy(ids), torch.from_numpy(mask)
+
+
+@dataclass(frozen=True)
+class FeatureInputs:
+    """Rows as (features,), fp32 [B, D], from a cache fp16 [N, D]."""
+
+    features: np.ndarray
+
+    def __call__(self, rows: np.ndarray) -> Inputs:
+        return (torch.from_numpy(self.features[rows]).float(),)
+
+
+class FeatureModel(nn.Module):
+    """Everything below the classifier. `encoder` is None where features are cached; `width` is D."""
+
+    def __init__(self, encoder: TextEncoder | None, head: FeatureHead) -> None:
+        super().__init__()
+        self.encoder, self.head = encoder, head
+        self.width = head.width
+
+    def encode(self, inputs: Inputs) -> Tensor:
+        """Features of the encoder, fp32 [B, D of the encoder]."""
+        return inputs[0] if self.encoder is None else self.encoder(*inputs)
+
+    def forward(self, inputs: Inputs) -> Tensor:
+        """Features that the classifier reads, fp32 [B, width]."""
+        return self.head(self.encode(inputs))
+
+    def is_trainable(self) -> bool:
+        return any(p.requires_grad for p in self.parameters())
+
+
+def by_length(lengths: np.ndarray, batch_tokens: int) -> Iterator[np.ndarray]:
+    """All rows, longest first, in batches of about `batch_tokens` tokens; int64 row numbers."""
+    order = np.argsort(-lengths, kind="stable")
+    start = 0
+    while start < len(order):
+        size = max(1, batch_tokens // max(1, int(lengths[order[start]])))
+        yield order[start : start + size]
+        start += size
+
+
+@torch.inference_mode()
+def cached_features(
+    encoder: TextEncoder,
+    inputs: TokenInputs,
+    file: Path,
+    device: torch.device | str,
+    progress: Callable[[int, int], None],
+) -> np.ndarray:
+    """The encoder's features of every row, fp16 [N, D], memory-mapped from `file`; computed if it is not there.
+
+    `file` names what the features depend on. A pass that is interrupted (`progress` may raise) goes on from
+    its last flush when called again. progress: (rows done, rows in all).
+    """
+    total = len(inputs.tokens)
+    if not file.is_file():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        partial, mark = file.with_suffix(".partial.npy"), file.with_suffix(".partial.json")
+        shape = (total, encoder.width)
+        done, out = _reopen(partial, mark, shape)
+        encoder.to(device)
+        finished = 0
+        for number, rows in enumerate(by_length(inputs.tokens.lengths(), FEATURE_BATCH_TOKENS)):
+            finished += len(rows)
+            if number < done:
+                continue
+            progress(finished - len(rows), total)
+            features = encoder(*(part.to(device) for part in inputs(rows)))
+            out[rows] = features.half().cpu().numpy()
+            if (number + 1) % FLUSH_BATCHES == 0:
+                _flush(out, mark, number + 1)
+        progress(total, total)
+        out.flush()
+        del out
+        os.replace(partial, file)
+        mark.unlink(missing_ok=True)
+    return np.load(file, mmap_mode="r")
+
+
+def _reopen(partial: Path, mark: Path, shape: tuple[int, int]) -> tuple[int, np.ndarray]:
+    """(batches already done, writable fp16 memory map)"""
+    try:
+        done = int(json.loads(mark.read_text())["batches"])
+        out = np.lib.format.open_memmap(partial, mode="r+")
+        if out.shape == shape and out.dtype == np.float16:
+            return done, out
+    except (OSError, ValueError, KeyError):
+        pass  # nothing to go on from
+    mark.unlink(missing_ok=True)
+    return 0, np.lib.format.open_memmap(partial, mode="w+", dtype=np.float16, shape=shape)
+
+
+def _flush(out: np.memmap, mark: Path, batches: int) -> None:
+    out.flush()
+    temporary = mark.with_suffix(".tmp")
+    temporary.write_text(json.dumps({"batches": batches}))
+    os.replace(temporary, mark)

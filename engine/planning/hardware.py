@@ -1,0 +1,67 @@
+"""What this machine offers: the device to train on, its memory, and the number formats that it computes fast."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from engine.errors import EnvironmentProblem
+
+GIB = 2**30
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """device: cpu or cuda · memory_bytes: of that device · compute: bf16, fp16 or fp32, the fast type."""
+
+    device: str
+    name: str
+    memory_bytes: int
+    cores: int
+    compute: str
+
+
+def detect(device: str = "auto") -> Hardware:
+    """The machine's first GPU, or its CPU. Raises EnvironmentProblem if a GPU is asked for and there is none."""
+    import torch
+
+    if device != "cpu" and torch.cuda.is_available():
+        properties = torch.cuda.get_device_properties(0)
+        compute = "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
+        return Hardware("cuda", properties.name, properties.total_memory, os.cpu_count() or 1, compute)
+    if device == "cuda":
+        built = "this torch has no CUDA" if torch.version.cuda is None else "torch sees no CUDA device"
+        raise EnvironmentProblem(f"hardware.device = cuda, but {built}; check the driver, or train with --device cpu")
+    compute = "bf16" if torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported() else "fp32"
+    return Hardware("cpu", "CPU", host_memory(), len(os.sched_getaffinity(0)), compute)
+
+
+def host_memory() -> int:
+    """Bytes of host memory this process may use: the machine's, or its control group's limit if smaller."""
+    import psutil
+
+    limits = [psutil.virtual_memory().total]
+    for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        text = Path(path).read_text().strip() if Path(path).is_file() else ""
+        if text.isdigit():
+            limits.append(int(text))
+    return min(limits)
+
+
+def auto_profile() -> str:
+    """The built-in profile for this machine: cpu, or the largest that its first GPU can hold."""
+    from engine.config import profile_names
+
+    hardware = detect()
+    if hardware.device == "cpu":
+        return "cpu"
+    sizes = [int(name.removesuffix("gb")) for name in profile_names() if name != "cpu"]
+    # A card sold as 8 GB reports a little less than 8 GiB.
+    fitting = [size for size in sizes if size <= hardware.memory_bytes / GIB + 0.6]
+    if not fitting:
+        raise EnvironmentProblem(
+            f"{hardware.name} has {hardware.memory_bytes / GIB:.1f} GiB; the smallest profile is "
+            f"{min(sizes)}gb. Train with --profile cpu, or set hardware.memory_gib"
+        )
+    return f"{max(fitting)}gb"

@@ -1,0 +1,242 @@
+"""Everything before the first step: dataset, tokens, encoder, cached features, plan, label order, classifier."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from engine.config import RunConfig
+from engine.data.batches import split_validation
+from engine.data.label_order import LabelOrder, by_frequency
+from engine.data.python_api import ensure_python_api
+from engine.data.store import Dataset, Split
+from engine.data.tokens import token_cache
+from engine.errors import DataError
+from engine.kernels.dispatch import resolve_backend
+from engine.model.auxiliary import AuxiliaryObjective, first_weight
+from engine.model.classifier import Classifier, ClassifierShape
+from engine.model.encoder import (
+    FeatureHead,
+    TextEncoder,
+    check_length,
+    checkpoint_activations,
+    load_encoder,
+    load_tokenizer,
+)
+from engine.model.features import FeatureInputs, FeatureModel, Inputs, TokenInputs, by_length, cached_features
+from engine.model.grouping import balanced_order, label_vectors
+from engine.model.sources import digest, find_encoder
+from engine.planning.hardware import Hardware
+from engine.planning.planner import Plan, make_plan
+from engine.training.randomness import AUXILIARY, LAYER, ORDER, WEIGHTS, seed_of
+from engine.training.reporter import Reporter
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+BUILT_IN = {"python-api": "installed", "python-stdlib": "stdlib"}
+BUILT_IN_FOLDER = Path("datasets")
+ORDER_SAMPLE = 200_000  # training texts whose features make the label vectors
+TORCH = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+
+
+@dataclass
+class Material:
+    """What training reads. train_rows, validation_rows: int64, labelled rows of the train split."""
+
+    dataset: Dataset
+    encoder: TextEncoder
+    encoder_digest: str
+    tokenizer: PreTrainedTokenizerBase
+    model: FeatureModel
+    train_inputs: TokenInputs | FeatureInputs
+    lengths: np.ndarray
+    train_rows: np.ndarray
+    validation_rows: np.ndarray
+    frozen: bool
+
+    @cached_property
+    def label_frequency(self) -> np.ndarray:
+        """int64 [L], on train."""
+        return self.dataset.label_frequency()
+
+    @property
+    def batching_lengths(self) -> np.ndarray | None:
+        """Token counts where batches are padded, None where features are cached."""
+        return None if self.frozen else self.lengths
+
+
+def open_dataset(config: RunConfig, reporter: Reporter) -> Dataset:
+    """The dataset that the configuration names, verified; a built-in corpus is made if it is not there."""
+    scope = BUILT_IN.get(config.data.path)
+    if scope:
+        with reporter.stage(f"collecting {config.data.path}", "files") as update:
+            return ensure_python_api(BUILT_IN_FOLDER / config.data.path, scope, progress=update)
+    return Dataset.open(Path(config.data.path), verify=True)
+
+
+def gather(config: RunConfig, hardware: Hardware, dataset: Dataset, reporter: Reporter) -> Material:
+    """Tokens, encoder and, with a frozen encoder, its features. Raises DataError if nothing can be trained on."""
+    seed = config.run.seed
+    directory = find_encoder(config.encoder.name)
+    tokenizer = load_tokenizer(directory)
+    frozen = config.encoder.trainable == "none"
+    encoder = load_encoder(directory, config.encoder.pooling, TORCH[hardware.compute] if frozen else torch.float32)
+    check_length(encoder, config.data.max_tokens)
+    encoder_digest = digest(directory)
+    labelled = np.flatnonzero(dataset.train.labels.sizes())
+    skipped = len(dataset.train) - len(labelled)
+    if not len(labelled):
+        raise DataError(f"{dataset.path}: no training text has a label; there is nothing to learn")
+    reporter.say(
+        f"data      {dataset.name}: {len(labelled):,} training texts, {len(dataset.test or ()):,} test texts, "
+        f"{dataset.n_labels:,} labels" + (f"; {skipped:,} texts without labels are skipped" if skipped else "")
+    )
+    kind = f"frozen, {hardware.compute}" if frozen else "trained"
+    reporter.say(f"encoder   {config.encoder.name}: {kind}, {encoder.width} features, from {directory}")
+    train, validation = split_validation(len(labelled), config.data.validation_fraction, seed)
+
+    inputs = tokens_of(dataset.train, tokenizer, config, dataset.cache, reporter)
+    head = FeatureHead(encoder.width, config.intermediate.width, config.encoder.dropout)
+    if head.linear is not None:
+        torch.manual_seed(seed_of(seed, LAYER))
+        head.linear.reset_parameters()
+    lengths = inputs.tokens.lengths()
+    if frozen:
+        encoder.requires_grad_(False)
+        file = feature_file(dataset, dataset.train, config, encoder_digest, hardware.compute)
+        train_inputs = FeatureInputs(features_of(encoder, inputs, file, hardware.device, reporter))
+        model = FeatureModel(None, head)
+    else:
+        train_inputs = inputs
+        model = FeatureModel(encoder, head)
+    return Material(
+        dataset, encoder, encoder_digest, tokenizer, model, train_inputs, lengths, labelled[train],
+        labelled[validation], frozen,
+    )  # fmt: skip
+
+
+def tokens_of(
+    split: Split, tokenizer: PreTrainedTokenizerBase, config: RunConfig, cache: Path, reporter: Reporter
+) -> TokenInputs:
+    """The split's token cache, made if it is not there."""
+    with reporter.stage(f"tokenizing {split.name}", "texts") as update:
+        tokens = token_cache(split, tokenizer, config.data.max_tokens, cache, progress=update)
+    return TokenInputs(tokens, tokenizer.pad_token_id or 0)
+
+
+def features_of(encoder: TextEncoder, inputs: TokenInputs, file: Path, device: str, reporter: Reporter) -> np.ndarray:
+    """The frozen encoder's features of a split, fp16 [N, D], made if they are not there."""
+    with reporter.stage("computing features", "texts") as update:
+        features = cached_features(encoder, inputs, file, device, update)
+    encoder.to("cpu")
+    return features
+
+
+def feature_file(dataset: Dataset, split: Split, config: RunConfig, encoder_digest: str, compute: str) -> Path:
+    """Where the features of a split lie: named by all that they depend on."""
+    parts = (split.digest, encoder_digest, config.encoder.pooling, str(config.data.max_tokens), compute)
+    name = hashlib.sha256("|".join(parts).encode()).hexdigest()[:16]
+    return dataset.cache / f"features-{split.name}-{name}.npy"
+
+
+def plan_run(config: RunConfig, hardware: Hardware, material: Material, reporter: Reporter) -> Plan:
+    """The plan for this data on this machine, said in a line."""
+    plan = make_plan(config, hardware, material.dataset.n_labels, material.model.width)
+    dense = plan.head == plan.labels
+    shape = (
+        f"dense, {plan.width} features a label"
+        if dense
+        else f"fan-in {plan.fan_in} of {plan.width} ({plan.sparsity:.0%} sparse), groups of {plan.group_size}, "
+        f"{plan.head:,} head labels dense"
+    )
+    size = sum(plan.components.values()) / 2**20
+    reporter.say(f"plan      {shape}, {plan.weight_dtype}, {size:,.1f} MiB")
+    return plan
+
+
+def new_classifier(
+    config: RunConfig,
+    plan: Plan,
+    material: Material,
+    device: torch.device,
+    autocast: AbstractContextManager,
+    reporter: Reporter,
+) -> tuple[Classifier, LabelOrder]:
+    """A classifier with random weights, and the order of its labels."""  # fmt: skip
+    backend, line = resolve_backend(config.classifier.backend, device)
+    reporter.say(f"backend   {line}")
+    order = _label_order(config, plan, material, device, autocast, reporter)
+    return Classifier.new(classifier_shape(config, plan), backend, device, seed_of(config.run.seed, WEIGHTS)), order
+
+
+def classifier_shape(config: RunConfig, plan: Plan) -> ClassifierShape:
+    return ClassifierShape(
+        plan.labels, plan.head, plan.width, plan.fan_in, plan.group_size, config.classifier.optimizer, plan.weight_dtype
+    )
+
+
+def new_auxiliary(config: RunConfig, plan: Plan, material: Material, main: Classifier) -> AuxiliaryObjective | None:
+    """The auxiliary objective, or None where its weight is 0."""
+    weight = first_weight(config.auxiliary, plan.sparsity, material.model.is_trainable())
+    if weight == 0.0:
+        return None
+    return AuxiliaryObjective(config.auxiliary, weight, main, seed_of(config.run.seed, AUXILIARY))
+
+
+def prepare_encoder(plan: Plan, material: Material) -> None:
+    """Activation checkpointing as planned, on a trainable encoder."""
+    if not material.frozen and plan.checkpoint_every:
+        checkpoint_activations(material.encoder, plan.checkpoint_every)
+
+
+def _label_order(
+    config: RunConfig,
+    plan: Plan,
+    material: Material,
+    device: torch.device,
+    autocast: AbstractContextManager,
+    reporter: Reporter,
+) -> LabelOrder:
+    """Head labels by frequency, then groups of similar labels."""  # fmt: skip
+    label_at = by_frequency(material.label_frequency, plan.head)
+    sparsity_wants_clusters = first_weight(config.auxiliary, plan.sparsity, material.model.is_trainable()) > 0
+    if (plan.head == plan.labels or plan.group_size == 1) and not sparsity_wants_clusters:
+        return LabelOrder.from_labels(label_at, plan.head)
+    seed = seed_of(config.run.seed, ORDER)
+    features = _encoded(material, device, autocast, reporter)
+    vectors = label_vectors(features, plan.labels, material.encoder.width, seed)
+    parts = []
+    for labels in (label_at[: plan.head], label_at[plan.head :]):
+        if len(labels):
+            own = vectors[torch.from_numpy(labels.astype(np.int64)).to(vectors.device)]
+            parts.append(labels[balanced_order(own, plan.group_size, seed).cpu().numpy()])
+    return LabelOrder.from_labels(np.concatenate(parts), plan.head)
+
+
+@torch.no_grad()
+def _encoded(
+    material: Material, device: torch.device, autocast: AbstractContextManager, reporter: Reporter
+) -> Iterator[tuple[Tensor, np.ndarray, np.ndarray]]:
+    """(features, label offsets, label ids) of the training rows, or of an even sample of them, in batches."""
+    rows = material.train_rows
+    rows = rows[:: max(1, -(-len(rows) // ORDER_SAMPLE))]
+    material.model.to(device).eval()
+    done = 0
+    with reporter.stage("grouping labels", "texts") as update, autocast:
+        for batch in by_length(material.lengths[rows], 16_384):
+            chosen = np.sort(rows[batch])
+            inputs: Inputs = tuple(part.to(device) for part in material.train_inputs(chosen))
+            labels = material.dataset.train.labels.select(chosen)
+            yield material.model.encode(inputs), labels.offsets, labels.ids
+            done += len(batch)
+            update(done, len(rows))

@@ -1,0 +1,116 @@
+"""What a run says while it works: one line or bar on the terminal, events and status in its directory.
+
+Also the one place where a request to stop is noticed: SIGINT, SIGTERM, or the run's `stop` file.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from engine.errors import StopRequested
+from engine.runs import RunDirectory
+
+STOP_FILE_SECONDS = 1.0  # the stop file is looked for no more often
+
+
+class Reporter:
+    """Speaks for one run. `state`, `step` and `total` are what status.json says."""
+
+    def __init__(self, run: RunDirectory) -> None:
+        self.run = run
+        self.state, self.step, self.total = "preparing", 0, 0
+        self._stopping = False
+        self._looked = 0.0
+
+    def say(self, text: str, event: bool = True) -> None:
+        """One line for people: terminal, log and event log."""
+        from tqdm import tqdm
+
+        tqdm.write(text, file=sys.stderr)
+        self.run.log(text)
+        if event:
+            self.run.event("message", text=text)
+
+    def enter(self, state: str, step: int = 0, total: int = 0, message: str = "") -> None:
+        """The run is now in `state`."""
+        self.state, self.step, self.total = state, step, total
+        self.run.status(state, step, total, message)
+
+    @contextmanager
+    def stage(self, title: str, unit: str, stoppable: bool = True) -> Iterator[Callable[[int, int], None]]:
+        """A bar with rate and ETA. Yields update(done, total), which raises StopRequested when that is asked for."""
+        with bar(title, unit) as shown:
+
+            def update(done: int, total: int) -> None:
+                shown.total = total
+                shown.update(done - shown.n)
+                self.run.heartbeat(message=f"{title}: {done:,} of {total:,} {unit}")
+                if stoppable and self.stopping():
+                    raise StopRequested(f"stopped while {title}; go on with `engine train --resume {self.run.path}`")
+
+            yield update
+
+    def stopping(self) -> bool:
+        """Whether the run was asked to stop."""
+        if not self._stopping and time.monotonic() - self._looked > STOP_FILE_SECONDS:
+            self._looked = time.monotonic()
+            self._stopping = self.run.stop_requested()
+        return self._stopping
+
+    @contextmanager
+    def stop_signals(self) -> Iterator[None]:
+        """Turns the first SIGINT or SIGTERM into a request to stop; a second one ends the process at once."""
+
+        def ask(number: int, frame: object) -> None:
+            self._stopping = True
+            signal.signal(number, previous[number])
+            print("\nstopping after this step, saving (once more to end at once)", file=sys.stderr)
+
+        previous = {}
+        try:
+            for number in (signal.SIGINT, signal.SIGTERM):
+                previous[number] = signal.signal(number, ask)
+        except ValueError:
+            pass  # not the main thread: the stop file still works
+        try:
+            yield
+        finally:
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+
+
+def bar(title: str, unit: str, total: int | None = None, initial: int = 0):  # tqdm is imported late
+    """A progress bar on standard error; where that is no terminal, a line every 20 s."""
+    from tqdm import tqdm
+
+    live = sys.stderr.isatty()
+    return tqdm(
+        total=total,
+        initial=initial,
+        desc=title,
+        unit=f" {unit}",
+        unit_scale=False,
+        mininterval=0.2 if live else 20.0,
+        maxinterval=1.0 if live else 30.0,
+        file=sys.stderr if live else _LineBars(),
+        dynamic_ncols=live,
+        ncols=None if live else 100,
+        ascii=not live,
+        leave=not live,
+    )
+
+
+class _LineBars:
+    """A stream on which every refresh of a bar is a line of its own, for logs and pipes."""
+
+    def write(self, text: str) -> None:
+        text = text.replace("\r", "").strip()
+        if text:
+            print(text, file=sys.stderr, flush=True)
+
+    def flush(self) -> None:
+        sys.stderr.flush()

@@ -1,0 +1,277 @@
+"""A run from its beginning, or from its last checkpoint, to its result."""
+
+from __future__ import annotations
+
+import os
+import time
+import traceback
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+
+from engine.config import RunConfig
+from engine.data.label_order import LabelOrder
+from engine.errors import ConfigError, DataError, EnvironmentProblem, MemoryBudgetError, StopRequested
+from engine.inference.comparison import compare_baselines
+from engine.inference.evaluation import EVALUATION_TOKENS, evaluate_rows
+from engine.inference.metrics import Metrics
+from engine.kernels.dispatch import resolve_backend
+from engine.model.bundle import load_bundle, recover_bundle
+from engine.model.classifier import Classifier
+from engine.model.features import FeatureInputs, by_length
+from engine.planning.hardware import GIB, detect
+from engine.planning.planner import Plan
+from engine.runs import RunDirectory
+from engine.training import checkpoints
+from engine.training.prepare import (
+    BUILT_IN,
+    TORCH,
+    Material,
+    classifier_shape,
+    feature_file,
+    features_of,
+    gather,
+    new_auxiliary,
+    new_classifier,
+    open_dataset,
+    plan_run,
+    prepare_encoder,
+    tokens_of,
+)
+from engine.training.reporter import Reporter
+from engine.training.trainer import Trainer, host_peak_bytes, memory_bytes
+
+PACKAGES = ("torch", "transformers", "accelerate", "bitsandbytes", "numpy", "fanin")
+
+
+def start(config: RunConfig, profile: str, origins: dict[str, str]) -> tuple[RunDirectory, dict[str, Any]]:
+    """Makes a run directory and trains in it. Returns the run and its result."""
+    config = _with_absolute_paths(config)
+    name = config.run.name or Path(config.data.path).name
+    run = RunDirectory.create(Path(config.run.output), name)
+    versions = {package: _version(package) for package in PACKAGES}
+    run.write_json(
+        "config.json", {"profile": profile, "config": config.flat(), "origins": origins, "versions": versions}
+    )
+    return run, _execute(run, config, profile)
+
+
+def resume(path: Path, changes: dict[str, Any]) -> tuple[RunDirectory, dict[str, Any]]:
+    """Goes on with the run in `path` from its last checkpoint, or from the beginning if it has none.
+
+    changes: {"section.key": value} given on the command line; a value other than the run's is refused
+    (ConfigError names the keys), because the result would be neither of the two runs'.
+    """
+    run = RunDirectory.open(path)
+    stored = run.read_json("config.json")
+    config = RunConfig.from_flat(stored["config"])
+    _refuse_changes(config, RunConfig.from_flat({**stored["config"], **changes}), run)
+    state = run.state()
+    if state in ("preparing", "training", "evaluating"):
+        raise ConfigError(f"{run.path} is {state} in another process; stop it first: `engine runs stop {run.path}`")
+    if state == "completed":
+        raise ConfigError(f"{run.path} is completed; `engine runs show {run.path}` shows its result")
+    run.clear_stop()
+    return run, _execute(run, config, stored["profile"])
+
+
+def _execute(run: RunDirectory, config: RunConfig, profile: str) -> dict[str, Any]:
+    reporter = Reporter(run)
+    try:
+        with run.alive(), reporter.stop_signals():
+            reporter.enter("preparing", message="starting")
+            result = _train(run, config, profile, reporter)
+            reporter.enter("completed", reporter.total, reporter.total)
+            return result
+    except StopRequested as stop:
+        reporter.enter("stopped", reporter.step, reporter.total, str(stop))
+        raise
+    except torch.OutOfMemoryError as error:
+        advice = (
+            f"{str(error).splitlines()[0]} Lower training.micro_batch, set encoder.checkpointing=every_1, "
+            f"or lower classifier.fan_in, in a new run"
+        )
+        _record_failure(run, reporter, advice)
+        raise MemoryBudgetError(advice) from error
+    except BaseException as error:
+        _record_failure(run, reporter, str(error) or type(error).__name__)
+        raise
+
+
+def _record_failure(run: RunDirectory, reporter: Reporter, message: str) -> None:
+    run.log(traceback.format_exc())
+    run.event("message", text=f"failed: {message}")
+    try:
+        reporter.enter("failed", reporter.step, reporter.total, message)
+    except OSError as error:
+        reporter.say(f"the failure could not be written to {run.path}: {error}", event=False)
+
+
+def _train(run: RunDirectory, config: RunConfig, profile: str, reporter: Reporter) -> dict[str, Any]:
+    started = time.monotonic()
+    hardware = detect(config.hardware.device)
+    reporter.say(f"run       {run.path}")
+    gib = hardware.memory_bytes / GIB
+    reporter.say(f"hardware  {hardware.name}, {gib:.1f} GiB, {hardware.cores} cores; profile {profile}")
+    recover_bundle(run.model)
+    accelerator = _accelerator(config, hardware.device, hardware.compute)
+    dataset = open_dataset(config, reporter)
+    checkpoint = checkpoints.latest(run.checkpoints)
+    material = gather(config, hardware, dataset, reporter)
+    if checkpoint:
+        _check_identity(checkpoint, config, material)
+    plan = _plan(run, config, hardware, material, checkpoint, reporter)
+    prepare_encoder(plan, material)
+    if checkpoint:
+        backend, _ = resolve_backend(config.classifier.backend, accelerator.device)
+        order = LabelOrder.from_labels(checkpoints.load_tensors(checkpoint, "order")["label_at"].numpy(), plan.head)
+        classifier = Classifier.new(classifier_shape(config, plan), backend, accelerator.device, 0)
+    else:
+        classifier, order = new_classifier(config, plan, material, accelerator.device, accelerator.autocast(), reporter)
+    auxiliary = new_auxiliary(config, plan, material, classifier)
+    trainer = Trainer(config, plan, material, classifier, order, auxiliary, accelerator, run, reporter)
+    if checkpoint:
+        trainer.load(checkpoint)
+        reporter.say(f"resuming  at step {trainer.progress.step:,} of {trainer.total:,}")
+    trainer.fit()
+    progress = trainer.progress
+    peak = memory_bytes(accelerator.device)
+    run.write_json("plan.json", {**plan.to_json(), "measured_bytes": peak})
+    del trainer, classifier, auxiliary
+    metrics = _test(run, config, hardware, material, reporter)
+    result = {
+        "metrics": metrics.get("model", {}),
+        "baselines": {name: values for name, values in metrics.items() if name != "model"},
+        "labels": plan.labels,
+        "width": plan.width,
+        "fan_in": "dense" if plan.head == plan.labels else plan.fan_in,
+        "group_size": plan.group_size,
+        "steps": progress.step,
+        "peak_memory_bytes": peak,
+        "host_peak_bytes": host_peak_bytes(),
+        "training_seconds": round(progress.seconds, 1),
+        "wall_seconds": round(time.monotonic() - started, 1),
+        "instances_per_second": round(progress.instances / max(1e-9, progress.seconds), 1),
+    }
+    run.write_json("result.json", result)
+    return result
+
+
+def _accelerator(config: RunConfig, device: str, compute: str) -> Accelerator:
+    """Accelerate decides the device and the autocast type. Raises EnvironmentProblem for several processes."""
+    mixed = compute if config.encoder.trainable == "all" and compute != "fp32" else "no"
+    if device == "cpu" and mixed == "fp16":
+        mixed = "no"
+    accelerator = Accelerator(mixed_precision=mixed, cpu=device == "cpu")
+    if accelerator.num_processes > 1:
+        raise EnvironmentProblem("training runs in one process; start it with `engine train`, not `accelerate launch`")
+    if device == "cuda":
+        _prepare_cuda(config)
+    return accelerator
+
+
+def _prepare_cuda(config: RunConfig) -> None:
+    if config.hardware.memory_gib != "auto":
+        total = torch.cuda.get_device_properties(0).total_memory
+        allowed = (config.hardware.memory_gib - config.hardware.reserve_gib) * GIB
+        torch.cuda.set_per_process_memory_fraction(max(0.01, min(1.0, allowed / total)))
+    if config.training.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True, warn_only=True)
+
+
+def _plan(
+    run: RunDirectory, config: RunConfig, hardware, material: Material, checkpoint: Path | None, reporter: Reporter
+) -> Plan:
+    """The plan of this run: the stored one when it goes on, so that a change of the machine changes nothing."""
+    if checkpoint:
+        stored = run.read_json("plan.json")
+        return Plan(**{key: value for key, value in stored.items() if key in Plan.__dataclass_fields__})
+    plan = plan_run(config, hardware, material, reporter)
+    run.write_json("plan.json", plan.to_json())
+    return plan
+
+
+def _check_identity(checkpoint: Path, config: RunConfig, material: Material) -> None:
+    state = checkpoints.load_state(checkpoint)
+    _refuse_changes(RunConfig.from_flat(state["config"]), config, checkpoint)
+    if state["dataset"] != material.dataset.digest:
+        raise DataError(f"{material.dataset.path} has changed since {checkpoint} was written; start a new run")
+    if state["encoder"] != material.encoder_digest:
+        raise DataError(f"encoder {config.encoder.name} has changed since {checkpoint} was written; start a new run")
+
+
+def _refuse_changes(before: RunConfig, after: RunConfig, where: object) -> None:
+    old, new = before.flat(), after.flat()
+    changed = [f"{key} ({old[key]} → {new[key]})" for key in old if old[key] != new[key]]
+    if changed:
+        raise ConfigError(
+            f"{getattr(where, 'path', where)} was started with other settings: {', '.join(changed)}; "
+            "resume without them or start a new run"
+        )
+
+
+def _test(run: RunDirectory, config: RunConfig, hardware, material: Material, reporter: Reporter) -> dict[str, dict]:
+    """Metrics of the best model and of the baselines on the test split; empty without one."""
+    dataset = material.dataset
+    if dataset.test is None or not len(dataset.test):
+        reporter.say("there is no test split: no test metrics")
+        return {}
+    reporter.enter("evaluating", reporter.step, reporter.total, "test set")
+    backend, _ = resolve_backend(config.classifier.backend, hardware.device)
+    bundle = load_bundle(run.model, hardware.device, TORCH[hardware.compute], backend)
+    inputs = tokens_of(dataset.test, material.tokenizer, config, dataset.cache, reporter)
+    lengths = inputs.tokens.lengths()
+    if material.frozen:
+        file = feature_file(dataset, dataset.test, config, material.encoder_digest, hardware.compute)
+        inputs = FeatureInputs(features_of(material.encoder, inputs, file, hardware.device, reporter))
+        bundle.model.encoder = None
+    e = config.evaluation
+
+    def new_metrics() -> Metrics:
+        return Metrics(
+            e.k,
+            frequency=material.label_frequency,
+            n_train=len(dataset.train),
+            propensity_a=e.propensity_a,
+            propensity_b=e.propensity_b,
+        )
+
+    with reporter.stage("testing", "texts") as update:
+        done = 0
+
+        def count(rows: int) -> None:
+            nonlocal done
+            done += rows
+            update(done, len(dataset.test))
+
+        batches = [np.sort(rows) for rows in by_length(lengths, EVALUATION_TOKENS)]
+        found = evaluate_rows(
+            bundle.model, bundle.classifier, bundle.order, inputs, dataset.test.labels, batches, new_metrics(),
+            device=hardware.device, progress=count,
+        )  # fmt: skip
+    metrics = {"model": found}
+    if e.baselines:
+        metrics |= compare_baselines(dataset, new_metrics, max(e.k), reporter.stage, reporter.say)
+    return metrics
+
+
+def _with_absolute_paths(config: RunConfig) -> RunConfig:
+    """A run can be resumed from another folder."""
+    values = config.flat()
+    if config.data.path not in BUILT_IN:
+        values["data.path"] = str(Path(config.data.path).absolute())
+    if Path(config.encoder.name).expanduser().is_dir():
+        values["encoder.name"] = str(Path(config.encoder.name).expanduser().absolute())
+    return RunConfig.from_flat(values)
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:  # run from a source folder, not installed
+        return "unknown"

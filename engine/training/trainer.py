@@ -1,0 +1,408 @@
+"""The training loop: batches in, a better classifier out, able to stop at any step and go on from there.
+
+A step: encoder forward, fused classifier step, encoder backward, 8-bit AdamW. With several micro-batches the
+encoder runs twice (once without a graph for the features of the whole batch, then again per micro-batch with
+one), so that the classifier still sees the whole batch and the result does not depend on the micro-batch
+size (GradCache: Gao et al. 2021).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from engine.config import RunConfig
+from engine.data.batches import epoch_batches, prefetch
+from engine.data.label_order import LabelOrder
+from engine.errors import EngineError, EnvironmentProblem, StopRequested
+from engine.inference.evaluation import EVALUATION_TOKENS, evaluate_rows
+from engine.inference.metrics import Metrics
+from engine.kernels.layer import Positives, StepOptions
+from engine.model.auxiliary import AuxiliaryObjective
+from engine.model.bundle import BundleInfo, save_bundle
+from engine.model.classifier import Classifier
+from engine.model.features import Inputs, by_length
+from engine.model.rewiring import GrowthBatch, replaced_share, rewire_layer, rewires_at
+from engine.planning.planner import Plan
+from engine.runs import RunDirectory
+from engine.training import checkpoints
+from engine.training.optimizers import load_state, make_optimizer, set_learning_rate, state_tensors
+from engine.training.prepare import Material, classifier_shape
+from engine.training.randomness import DROPOUT, REWIRE, seed_of
+from engine.training.reporter import Reporter, bar
+from engine.training.schedules import warmup_cosine
+
+LOG_STEPS = 20  # steps between two looks at the loss, which is when the device is waited for
+
+
+@dataclass(frozen=True)
+class Batch:
+    """inputs: on the device after `Trainer._batches` · offsets, positions: labels as label-order ids, CSR."""
+
+    inputs: Inputs
+    offsets: np.ndarray
+    positions: np.ndarray
+
+    @property
+    def size(self) -> int:
+        return len(self.offsets) - 1
+
+
+@dataclass
+class Progress:
+    """Where training stands; a checkpoint's `state.json` holds it. position: batches done in the epoch."""
+
+    step: int = 0
+    epoch: int = 0
+    position: int = 0
+    best: float = -1.0
+    evaluations_since_best: int = 0
+    seconds: float = 0.0
+    instances: int = 0
+    done: bool = False
+
+
+class Trainer:
+    """Trains `classifier` and the model below it. Everything it holds is in a checkpoint, or a function of the seed."""
+
+    def __init__(
+        self,
+        config: RunConfig,
+        plan: Plan,
+        material: Material,
+        classifier: Classifier,
+        order: LabelOrder,
+        auxiliary: AuxiliaryObjective | None,
+        accelerator: Accelerator,
+        run: RunDirectory,
+        reporter: Reporter,
+    ) -> None:
+        self.config, self.plan, self.material = config, plan, material
+        self.classifier, self.order, self.auxiliary = classifier, order, auxiliary
+        self.accelerator, self.run, self.reporter = accelerator, run, reporter
+        self.device = accelerator.device
+        self.model = material.model.to(self.device).train()
+        optimizer = make_optimizer(self.model, config)
+        self.optimizer = accelerator.prepare_optimizer(optimizer) if optimizer is not None else None
+        self.progress = Progress()
+        self.batches_an_epoch = -(-len(material.train_rows) // config.training.batch_size)
+        self.total = config.training.epochs * self.batches_an_epoch
+        if config.training.max_steps:
+            self.total = min(self.total, config.training.max_steps)
+        self.finite = torch.ones((), dtype=torch.bool, device=self.device)
+        self.saved_at = time.monotonic()
+
+    # Running
+
+    def fit(self) -> None:
+        """Trains to the end. Raises StopRequested after saving, when that is asked for."""
+        self.reporter.enter("training", self.progress.step, self.total)
+        self.saved_at = time.monotonic()
+        with bar("training", "steps", self.total, self.progress.step) as self.bar:
+            while not self.progress.done:
+                self._train_epoch()
+                if self._evaluates_now():
+                    self._evaluate()
+                self.progress.done = self.progress.step >= self.total or self._out_of_patience()
+                self.progress.epoch += 1
+                self.progress.position = 0
+                self.save()
+
+    def _train_epoch(self) -> None:
+        progress, since, counted = self.progress, time.monotonic(), 0
+        for batch in self._batches(progress.epoch, progress.position):
+            if progress.step >= self.total:
+                break
+            progress.step += 1
+            wants_loss = progress.step % LOG_STEPS == 0 or progress.step == self.total
+            loss = self.train_step(batch, wants_loss)
+            progress.position += 1
+            progress.instances += batch.size
+            counted += batch.size
+            self.bar.update(1)
+            self.reporter.step = progress.step
+            self.run.heartbeat(progress.step, self.total)
+            if wants_loss:
+                now = time.monotonic()
+                self._log(loss, counted / max(1e-9, now - since))
+                progress.seconds += now - since
+                since, counted = now, 0
+            self._checkpoint_or_stop()
+        progress.seconds += time.monotonic() - since
+
+    def _batches(self, epoch: int, position: int) -> Iterator[Batch]:
+        m = self.material
+        chosen = epoch_batches(
+            m.train_rows, m.batching_lengths, self.config.training.batch_size, self.config.run.seed, epoch
+        )
+
+        def load() -> Iterator[Batch]:
+            for number in range(position, len(chosen)):
+                rows = chosen[number]
+                labels = m.dataset.train.labels.select(rows)
+                yield Batch(m.train_inputs(rows), labels.offsets, self.order.position_of[labels.ids])
+
+        for batch in prefetch(load, depth=2):
+            yield replace(batch, inputs=tuple(part.to(self.device, non_blocking=True) for part in batch.inputs))
+
+    def _checkpoint_or_stop(self) -> None:
+        if self.reporter.stopping():
+            self.save(must=True)
+            raise StopRequested(
+                f"stopped at step {self.progress.step:,} of {self.total:,} and saved; "
+                f"go on with `engine train --resume {self.run.path}`"
+            )
+        if time.monotonic() - self.saved_at > self.config.checkpoint.every_minutes * 60:
+            self.save()
+
+    # One step
+
+    def train_step(self, batch: Batch, wants_loss: bool) -> Tensor | None:
+        """One optimizer step on one batch; returns the loss (fp32 scalar) if asked for."""
+        step = self.progress.step
+        factor = warmup_cosine(step, self.total, self.config.training.warmup_steps)
+        slices = self._micro_batches(batch.size)
+        if self.optimizer is None or len(slices) == 1:
+            x_BD = self._forward(batch.inputs, 0)
+        else:
+            with torch.no_grad():
+                x_BD = torch.cat([self._forward(part(batch.inputs), n) for n, part in enumerate(slices)])
+        dx_BD, loss = self._classify(batch, x_BD.detach(), step, factor, wants_loss)
+        self.finite &= torch.isfinite(dx_BD).all()
+        if self.optimizer is not None:
+            for n, part in enumerate(slices):
+                micro = x_BD if len(slices) == 1 else self._forward(part(batch.inputs), n)
+                gradient = part((dx_BD,))[0].to(micro.dtype)
+                scaler = self.accelerator.scaler  # fp16 gradients are scaled; bf16 and fp32 have none
+                micro.backward(gradient if scaler is None else scaler.scale(gradient))
+            if self.config.encoder.clip_norm:
+                self.accelerator.clip_grad_norm_(self.model.parameters(), self.config.encoder.clip_norm)
+            set_learning_rate(self.optimizer, factor)
+            self.optimizer.step()
+            self.optimizer.zero_grad(set_to_none=True)
+        self._rewire(batch, x_BD.detach(), step)
+        return loss
+
+    def _micro_batches(self, size: int) -> list[Any]:
+        """Functions that take their micro-batch out of tensors of the batch."""
+        micro = min(self.plan.micro_batch, size)
+        spans = [slice(start, start + micro) for start in range(0, size, micro)]
+        return [lambda tensors, span=span: tuple(tensor[span] for tensor in tensors) for span in spans]
+
+    def _forward(self, inputs: Inputs, micro: int) -> Tensor:
+        """Features with dropout that is the same whenever this micro-batch of this step is computed."""
+        torch.manual_seed(seed_of(self.config.run.seed, DROPOUT, self.progress.step, micro))
+        with self.accelerator.autocast() if not self.material.frozen else nullcontext():
+            return self.model(inputs).float()
+
+    def _classify(
+        self, batch: Batch, x_BD: Tensor, step: int, factor: float, wants_loss: bool
+    ) -> tuple[Tensor, Tensor | None]:
+        c = self.config.classifier
+        options = StepOptions(
+            loss=c.loss,
+            optimizer=c.optimizer,
+            learning_rate=c.learning_rate * factor,
+            beta2=c.beta2,
+            weight_decay=c.weight_decay,
+            step=step,
+            seed=self.config.run.seed,
+            want_loss=wants_loss,
+        )
+        share = self.auxiliary.weight_at(step, self.total) if self.auxiliary else 0.0
+        positives = Positives.from_rows(batch.offsets, batch.positions, self.device)
+        options = replace(options, loss_weight=1.0 - share)
+        dx_BD, loss = self.classifier.step(x_BD, positives, options)
+        if share:
+            meta = self.auxiliary.positives(batch.offsets, batch.positions, self.device)
+            more, extra = self.auxiliary.classifier.step(x_BD, meta, replace(options, loss_weight=share))
+            dx_BD += more
+            loss = loss + extra if wants_loss else None
+        return dx_BD, loss
+
+    def _rewire(self, batch: Batch, x_BD: Tensor, step: int) -> None:
+        rewire = self.config.rewire
+        if self.plan.head == self.plan.labels or not rewires_at(step, self.total, rewire):
+            return
+        generator = torch.Generator(self.device).manual_seed(seed_of(self.config.run.seed, REWIRE, step))
+        tail = self.classifier.layers[-1]
+        growth = None
+        if rewire.method == "rigl":
+            positives = Positives.from_rows(batch.offsets, batch.positions, self.device)
+            growth = GrowthBatch(self.classifier.backend, x_BD, positives, self.config.classifier.loss)
+        share = replaced_share(step, self.total, rewire)
+        count = rewire_layer(tail, self.plan.width, share, generator, growth)
+        self.run.event("rewire", step=step, replaced=count, fan_in=self.plan.fan_in)
+
+    def _log(self, loss: Tensor, rate: float) -> None:
+        value = float(loss)
+        self._require_finite()
+        memory = memory_bytes(self.device)
+        progress = self.progress
+        self.bar.set_postfix_str(
+            f"epoch {progress.epoch + 1}, loss {value:.2f}, {rate:,.0f} instances/s, {memory / 2**20:,.0f} MiB",
+            refresh=False,
+        )
+        self.run.event(
+            "step",
+            step=progress.step,
+            epoch=progress.epoch,
+            loss=value,
+            learning_rate=self.config.classifier.learning_rate
+            * warmup_cosine(progress.step, self.total, self.config.training.warmup_steps),
+            instances_per_second=round(rate, 1),
+            memory_bytes=memory,
+        )
+
+    def _require_finite(self) -> None:
+        if not bool(self.finite):
+            raise EngineError(
+                f"features or gradients are not finite at step {self.progress.step:,}: training diverged. The last "
+                f"checkpoint in {self.run.checkpoints} is good; start again with lower learning rates"
+            )
+
+    # Evaluation
+
+    def _evaluates_now(self) -> bool:
+        finished = self.progress.position >= self.batches_an_epoch
+        last = self.progress.step >= self.total
+        return last or (finished and (self.progress.epoch + 1) % self.config.evaluation.every_epochs == 0)
+
+    def _evaluate(self) -> None:
+        """Scores on validation and keeps the model if it is the best so far."""
+        self._require_finite()
+        rows = self.material.validation_rows
+        metrics = self.score(rows) if len(rows) else {}
+        first = f"P@{self.config.evaluation.k[0]}"
+        value = metrics.get(first, 0.0)
+        progress = self.progress
+        is_best = not metrics or value > progress.best
+        self.run.event("eval", step=progress.step, epoch=progress.epoch, metrics=metrics, best=is_best)
+        if metrics:
+            shown = "  ".join(f"P@{k} {metrics[f'P@{k}']:.2%}" for k in self.config.evaluation.k)
+            note = "  best so far" if is_best else ""
+            self.reporter.say(f"epoch {progress.epoch + 1:>3}  validation {shown}{note}", event=False)
+        if is_best:
+            progress.best, progress.evaluations_since_best = value, 0
+            self._save_bundle(metrics)
+        else:
+            progress.evaluations_since_best += 1
+
+    def score(self, rows: np.ndarray) -> dict[str, float]:
+        """Metrics on rows of the train split (int64); can be stopped between two batches."""
+        m, e = self.material, self.config.evaluation
+        metrics = Metrics(
+            e.k,
+            frequency=m.label_frequency,
+            n_train=len(m.dataset.train),
+            propensity_a=e.propensity_a,
+            propensity_b=e.propensity_b,
+        )
+        batches = [rows[batch] for batch in by_length(m.lengths[rows], EVALUATION_TOKENS)]
+        return evaluate_rows(
+            self.model, self.classifier, self.order, m.train_inputs, m.dataset.train.labels, batches, metrics,
+            device=self.device, autocast=self.accelerator.autocast, progress=lambda rows: self._checkpoint_or_stop(),
+        )  # fmt: skip
+
+    def _out_of_patience(self) -> bool:
+        patience = self.config.evaluation.patience
+        if not patience or self.progress.evaluations_since_best < patience:
+            return False
+        self.reporter.say(f"stopping early: no better {patience} evaluations long (evaluation.patience)")
+        return True
+
+    # Saving
+
+    def _save_bundle(self, metrics: dict) -> None:
+        m = self.material
+        info = BundleInfo(
+            shape=classifier_shape(self.config, self.plan),
+            loss=self.config.classifier.loss,
+            pooling=self.config.encoder.pooling,
+            max_tokens=self.config.data.max_tokens,
+            encoder_width=m.encoder.width,
+            intermediate=self.config.intermediate.width,
+            dataset=m.dataset.name,
+            step=self.progress.step,
+        )
+        try:
+            save_bundle(
+                self.run.model, info, m.encoder, m.tokenizer, self.model.head, self.classifier, self.order,
+                m.dataset.path / "labels.parquet", metrics,
+            )  # fmt: skip
+        except OSError as error:
+            raise EnvironmentProblem(
+                f"the model was not saved: {error}; free some space, then resume the run"
+            ) from error
+
+    def save(self, must: bool = False) -> None:
+        """Writes a checkpoint. When the disk does not take it: raises if `must`, else says so and training goes on."""
+        self._require_finite()
+        tensors = {
+            "classifier": self.classifier.tensors(),
+            "order": {"label_at": torch.from_numpy(self.order.label_at)},
+        }
+        state: dict[str, Any] = {"progress": vars(self.progress), "optimizer": {}, **self.identity()}
+        if self.auxiliary:
+            tensors["auxiliary"] = self.auxiliary.classifier.tensors()
+        if self.optimizer is not None:
+            tensors["model"] = dict(self.model.named_parameters())
+            tensors["optimizer"], state["optimizer"] = state_tensors(self.optimizer.optimizer)
+        if self.accelerator.scaler is not None:
+            state["scaler"] = self.accelerator.scaler.state_dict()
+        started = time.monotonic()
+        try:
+            checkpoints.save(self.run.checkpoints, self.progress.step, tensors, state, self.config.checkpoint.keep)
+        except EnvironmentProblem as error:
+            if must:
+                raise
+            self.reporter.say(f"warning: {error}; training goes on without it")
+        else:
+            self.run.event("checkpoint", step=self.progress.step, seconds=round(time.monotonic() - started, 2))
+        self.saved_at = time.monotonic()
+
+    def identity(self) -> dict[str, Any]:
+        """What a checkpoint belongs to."""
+        return {
+            "config": self.config.flat(),
+            "dataset": self.material.dataset.digest,
+            "encoder": self.material.encoder_digest,
+        }
+
+    @torch.no_grad()
+    def load(self, checkpoint) -> None:
+        """Continues from `checkpoint` (its folder). The label order is loaded by whoever made the classifier."""
+        state = checkpoints.load_state(checkpoint)
+        self.progress = Progress(**state["progress"])
+        checkpoints.load_into(checkpoint, "classifier", self.classifier.tensors())
+        if self.auxiliary:
+            checkpoints.load_into(checkpoint, "auxiliary", self.auxiliary.classifier.tensors())
+        if self.optimizer is not None:
+            checkpoints.load_into(checkpoint, "model", dict(self.model.named_parameters()))
+            load_state(self.optimizer.optimizer, checkpoints.load_tensors(checkpoint, "optimizer"), state["optimizer"])
+        if self.accelerator.scaler is not None:
+            self.accelerator.scaler.load_state_dict(state["scaler"])
+
+
+def memory_bytes(device: torch.device) -> int:
+    """Peak memory so far: of torch's allocator on a GPU, of the process on a CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return host_peak_bytes()
+
+
+def host_peak_bytes() -> int:
+    """Largest resident size that this process has had."""
+    import resource
+    import sys
+
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

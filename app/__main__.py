@@ -1,0 +1,86 @@
+"""`python -m app`: opens the browser interface on this machine.
+
+Reachable from other machines only with a password: see --host and --auth.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ipaddress
+import sys
+from pathlib import Path
+
+from engine.errors import ConfigError, EngineError
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Serves until Ctrl+C and returns the exit code of the command."""
+    options = _parser().parse_args(arguments)
+    try:
+        loopback = is_loopback(options.host)
+        if not loopback and options.auth is None:
+            raise ConfigError(
+                f"--host {options.host} lets other machines in, which needs a password: add --auth FILE, "
+                "or leave --host out and reach 127.0.0.1 through an SSH tunnel"
+            )
+        if options.runs.exists() and not options.runs.is_dir():
+            raise ConfigError(f"--runs {options.runs} is not a folder: name the one that holds the runs")
+        auth = read_auth(options.auth) if options.auth else None
+        from app.interface import serve
+
+        serve(options.runs, options.host, options.port, auth, loopback)
+    except EngineError as error:
+        print(f"python -m app: {error}", file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m app",
+        description="Shows trainings and asks their models, in the browser.",
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "--host",
+        default="127.0.0.1",
+        help="address to listen on (default %(default)s: this machine only); any other needs --auth, and does not "
+        "encrypt: use it on networks you trust",
+    )
+    parser.add_argument("--port", type=_port, default=7860, help="port to listen on (default %(default)s)")
+    parser.add_argument(
+        "--runs", type=Path, default=Path("runs"), metavar="DIR", help="folder of the runs (default %(default)s)"
+    )
+    parser.add_argument("--auth", type=Path, metavar="FILE", help="file with one line, user:password, to ask for")
+    return parser
+
+
+def _port(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= 65535:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a port: 1 to 65535")
+    return int(text)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach `host`. Names other than localhost may resolve to anything: no."""
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def read_auth(path: Path) -> tuple[str, str]:
+    """User and password from the one line `user:password`. Raises ConfigError, which never shows what it read."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
+        raise ConfigError(f"--auth {path} cannot be read ({reason}): name a text file") from None
+    user, _, password = lines[0].partition(":") if len(lines) == 1 else ("", "", "")
+    if not user or not password:
+        raise ConfigError(f"--auth {path} must hold exactly one line, user:password")
+    return user, password
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -30,7 +30,7 @@ def main(arguments: list[str] | None = None) -> int:
 
         serve(options.runs, options.host, options.port, auth, loopback)
     except EngineError as error:
-        print(f"python -m app: {error}", file=sys.stderr)
+        print(f"python -m app: error: {error}", file=sys.stderr)
         return error.exit_code
     return 0
 

@@ -331,9 +331,9 @@ def _summary(run: RunDirectory) -> RunSummary:
         total=_number(status.get("total")),
         started=_started(run.path),
         has_model=(run.model / "model.json").is_file(),
-        profile=_first("profile", config, plan),
-        fan_in=_first("fan_in", result, plan, config.get("classifier")),
-        labels=_first("labels", result, plan, config.get("data")),
+        profile=config.get("profile"),
+        fan_in=_first("fan_in", result, plan),
+        labels=_first("labels", result, plan),
         metrics=metrics if isinstance(metrics, dict) else {},
     )
 
@@ -346,9 +346,9 @@ def _object(run: RunDirectory, name: str) -> dict[str, Any]:
     return {}
 
 
-def _first(key: str, *places: Any) -> Any:
-    """The value at `key` in the first place that is an object and knows it."""
-    return next((place[key] for place in places if isinstance(place, dict) and place.get(key) is not None), None)
+def _first(key: str, *places: dict[str, Any]) -> Any:
+    """The value at `key` in the first place that knows it."""
+    return next((place[key] for place in places if place.get(key) is not None), None)
 
 
 def _number(value: Any) -> int:

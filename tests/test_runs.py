@@ -249,7 +249,7 @@ def test_listing_is_newest_first_and_tolerates_broken_runs(tmp_path):
     old = RunDirectory(tmp_path / "20240101-000000-old")
     old.path.mkdir()
     old.status("completed", 10, 10)
-    old.write_json("config.json", {"profile": "8gb", "classifier": {"fan_in": "auto"}})
+    old.write_json("config.json", {"profile": "8gb"})
     old.write_json("plan.json", {"fan_in": 64, "labels": 39034})
     old.write_json("result.json", {"metrics": {"P@1": 0.7}, "fan_in": 128})
     old.model.mkdir()

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 import gradio as gr
 
 from app.pages.runs import percent
-from engine.errors import ConfigError, EngineError
+from engine.errors import ConfigError, DataError, EngineError
 from engine.runs import list_runs
 
 if TYPE_CHECKING:
-    from engine.inference.predictor import Predictor
+    from engine.inference.predictor import Prediction, Predictor
 
 MOST_LABELS = 50
 LONGEST_TEXT = 20_000
@@ -23,35 +23,42 @@ MODELS_IN_MEMORY = 2
 
 
 class Models:
-    """The models asked lately, loaded once each and again when their files change. Safe to use from threads."""
+    """The models of the runs in `root` that were asked lately, in memory; loaded again when their files change."""
 
     def __init__(self, root: Path):
         self.root = root
         self._lock = threading.Lock()
         self._loaded: OrderedDict[Path, tuple[int, Predictor]] = OrderedDict()
 
-    def get(self, run_id: str) -> Predictor:
-        """The model of a finished run. Raises an EngineError that says why there is none."""
+    def predict(self, run_id: str, text: str, k: int) -> list[Prediction]:
+        """The k likeliest labels by the model of a finished run. Raises an EngineError that says why there is none."""
         path = self._path(run_id)
+        # A predictor works for one thread at a time.
         with self._lock:
-            version = (path / "model.json").stat().st_mtime_ns
-            if path not in self._loaded or self._loaded[path][0] != version:
-                from engine.inference.predictor import Predictor
+            try:
+                return self._load(path).predict([text], k=k)[0]
+            except OSError as error:
+                raise DataError(f"the model of {run_id} cannot be read ({error}); copy it again, or train") from error
 
-                self._loaded.pop(path, None)
-                while len(self._loaded) >= MODELS_IN_MEMORY:
-                    self._loaded.popitem(last=False)
-                # The GPU belongs to trainings: their memory was planned as if nobody else were there.
-                self._loaded[path] = version, Predictor.load(path, device="cpu")
-            self._loaded.move_to_end(path)
-            return self._loaded[path][1]
+    def _load(self, path: Path) -> Predictor:
+        from engine.inference.predictor import Predictor
+
+        version = (path / "model.json").stat().st_mtime_ns
+        if path not in self._loaded or self._loaded[path][0] != version:
+            self._loaded.pop(path, None)
+            while len(self._loaded) >= MODELS_IN_MEMORY:
+                self._loaded.popitem(last=False)
+            # The GPU belongs to trainings: their memory was planned as if nobody else were there.
+            self._loaded[path] = version, Predictor.load(path, device="cpu")
+        self._loaded.move_to_end(path)
+        return self._loaded[path][1]
 
     def _path(self, run_id: str) -> Path:
         run = next((run for run in list_runs(self.root) if run.id == run_id), None)
         if run is None:
-            raise ConfigError("this run is not there any more: choose another")
+            raise ConfigError("this run is not there any more; choose another")
         if run.active:
-            raise ConfigError(f"{run.id} is still {run.state}: its model can be asked when it has finished")
+            raise ConfigError(f"{run.id} is still {run.state}; its model can be asked when it has finished")
         if not run.has_model:
             raise ConfigError(f"{run.id} has no model: its folder model/ is missing or incomplete")
         return run.path / "model"
@@ -64,9 +71,8 @@ def ask(models: Models, run_id: str | None, text: str, k: float) -> dict[str, fl
     if not text.strip():
         raise ConfigError("type a text first")
     k = max(1, min(int(k), MOST_LABELS))
-    (predictions,) = models.get(run_id).predict([text[:LONGEST_TEXT]], k=k)
     found: dict[str, float] = {}
-    for prediction in predictions:
+    for prediction in models.predict(run_id, text[:LONGEST_TEXT], k):
         name = prediction.label if prediction.label not in found else f"{prediction.label} (no. {prediction.label_id})"
         found[name] = prediction.probability
     return found
@@ -101,7 +107,9 @@ def build(root: Path, ticks: list) -> None:
             button = gr.Button("Show labels", variant="primary")
         with gr.Column():
             answer = gr.HTML(hint)
-            labels = gr.Label(label="Likeliest labels and their probabilities", show_heading=False, visible=False)
+            labels = gr.Label(
+                label="Likeliest labels and their probabilities", show_heading=False, visible=False, elem_id="labels"
+            )
     shown = gr.State()
 
     def refresh(before: list | None, chosen: str | None) -> tuple[Any, Any, Any]:

@@ -1,0 +1,410 @@
+"""The browser interface as its users meet it: a real process on loopback, a real client, a real browser."""
+
+import json
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from engine.runs import RunDirectory
+
+REPOSITORY = Path(__file__).parents[2]
+LABELS = ["builtins.open", "io", "json.loads", "<b>bold</b>", "re", "os.path"]
+# The order that the bundle's biases make, whatever the text: the classifier itself is random.
+RANKING = ["io", "builtins.open", "<b>bold</b>", "os.path", "re", "json.loads"]
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
+
+
+def save_bundle_of(encoder_folder, path):
+    """A complete model with a tiny encoder."""
+    import numpy as np
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+    import torch
+
+    from engine.data.label_order import LabelOrder
+    from engine.kernels.dispatch import resolve_backend
+    from engine.model.bundle import BundleInfo, save_bundle
+    from engine.model.classifier import Classifier, ClassifierShape
+    from engine.model.encoder import FeatureHead, load_encoder, load_tokenizer
+
+    encoder = load_encoder(encoder_folder, "mean", torch.float32)
+    shape = ClassifierShape(labels=len(LABELS), head=2, width=encoder.width, fan_in=4, group_size=2)
+    classifier = Classifier.new(shape, resolve_backend("torch", "cpu")[0], "cpu", 0)
+    bias = torch.tensor([4.0 - 2 * RANKING.index(label) for label in LABELS])
+    for layer, values in zip(classifier.layers, bias.split([2, len(LABELS) - 2]), strict=True):
+        layer.weight.mul_(0.01)
+        layer.bias.copy_(values)
+    labels_file = path.parent / "labels.parquet"
+    table = {"name": LABELS, "text": [""] * len(LABELS), "train_frequency": [1] * len(LABELS)}
+    pq.write_table(pa.table(table), labels_file)
+    save_bundle(
+        path,
+        BundleInfo(shape, "bce", "mean", 16, encoder.width, 0, "tiny", 1),
+        encoder,
+        load_tokenizer(encoder_folder),
+        FeatureHead(encoder.width, 0, 0.0),
+        classifier,
+        LabelOrder.from_labels(np.arange(len(LABELS)), shape.head),
+        labels_file,
+        {},
+    )
+
+
+def make_run(root, id, state, step=0, total=0, message="", metrics=None):
+    run = RunDirectory(root / id)
+    run.path.mkdir(parents=True)
+    run.status(state, step, total, message)
+    run.write_json("plan.json", {"fan_in": 4, "labels": len(LABELS)})
+    if metrics:
+        run.write_json("result.json", {"metrics": metrics})
+    return run
+
+
+def serve(root, *options, **environment):
+    """A running `python -m app` and its address."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "app", "--port", str(port), "--runs", str(root), *options],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        cwd=REPOSITORY,
+        env=os.environ | environment,
+    )
+    line = process.stdout.readline()
+    assert f"http://127.0.0.1:{port}/" in line, line + (process.communicate()[0] or "")
+    return process, f"http://127.0.0.1:{port}/"
+
+
+def stop(process):
+    process.terminate()
+    process.wait(10)
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory, tiny_encoder):
+    root = tmp_path_factory.mktemp("runs")
+    done = make_run(root, "20260101-000000-done", "completed", 10, 10, "best at step 9", {"P@1": 0.735})
+    save_bundle_of(tiny_encoder, done.model)
+    make_run(root, "20260102-000000-bare", "stopped", 4, 10, "stopped on request")
+    make_run(root, "20260103-000000-dead", "failed", 1, 10, "ran out of <i>memory</i>")
+    # This very process writes its status, so it counts as running.
+    live = make_run(root, "20260104-000000-live", "training", 250, 1000, "epoch 3 of 10")
+    shutil.copytree(done.model, live.model)
+    return root
+
+
+@pytest.fixture(scope="module")
+def address(root):
+    # Settings of the environment that would open files and links if they were heeded.
+    process, address = serve(root, GRADIO_ALLOWED_PATHS="/", GRADIO_SHARE="True", http_proxy="http://127.0.0.1:9")
+    yield address
+    stop(process)
+
+
+@pytest.fixture(scope="module")
+def locked(tmp_path_factory):
+    """The address of a server with a password and without runs."""
+    folder = tmp_path_factory.mktemp("locked")
+    (folder / "auth").write_text("me:hunter2:x\n")
+    process, address = serve(folder / "none", "--auth", str(folder / "auth"))
+    yield address
+    stop(process)
+    assert "hunter2" not in process.stdout.read()
+
+
+@pytest.fixture(scope="module")
+def client(address):
+    from gradio_client import Client
+
+    client = Client(address, verbose=False)
+    yield client
+    client.close()
+
+
+def app(*options):
+    command = [sys.executable, "-m", "app", *options]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=REPOSITORY)
+
+
+# Arguments
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.5", "example.org", ""])
+def test_other_machines_are_let_in_only_with_a_password(host):
+    result = app("--host", host)
+    assert result.returncode == 2
+    assert len(result.stderr.splitlines()) == 1
+    assert "--auth FILE" in result.stderr
+
+
+@pytest.mark.parametrize(
+    "text", ["", "\n", "secret", "secret:", ":secret", "user:secret\nuser:other", "user\0:\xffx\ny"]
+)
+def test_a_bad_password_file_is_refused_and_not_shown(tmp_path, text):
+    file = tmp_path / "auth"
+    file.write_text(text, encoding="latin-1")
+    result = app("--auth", str(file))
+    assert result.returncode == 2
+    assert len(result.stderr.splitlines()) == 1
+    assert "secret" not in result.stderr
+
+
+@pytest.mark.parametrize(
+    "options",
+    [["--auth", "/nonexistent"], ["--runs", __file__], ["--port", "0"], ["--port", "70000"], ["--port", "x"], ["--x"]],
+)
+def test_bad_arguments_exit_with_2(options):
+    result = app(*options)
+    assert result.returncode == 2
+    assert result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_help_needs_no_gradio():
+    code = """if True:
+        import sys
+        from app.__main__ import main
+        try:
+            main(["--help"])
+        finally:
+            assert "gradio" not in sys.modules and "torch" not in sys.modules
+    """
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=REPOSITORY)
+    assert result.returncode == 0, result.stderr
+    assert "--auth FILE" in result.stdout
+
+
+# Serving
+
+
+def get(url, **headers):
+    """(status, body), without a proxy."""
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        with opener.open(urllib.request.Request(url, headers=headers), timeout=10) as answer:
+            return answer.status, answer.read().decode()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read().decode()
+
+
+def test_client_lists_the_runs_newest_first(client):
+    runs = client.predict(api_name="/runs")
+    assert [(run["id"][16:], run["state"]) for run in runs] == [
+        ("live", "training"),
+        ("dead", "failed"),
+        ("bare", "stopped"),
+        ("done", "completed"),
+    ]
+    assert (runs[0]["step"], runs[0]["total"], runs[3]["metrics"]["P@1"]) == (250, 1000, 0.735)
+
+
+def test_client_asks_a_model(client):
+    found = client.predict("20260101-000000-done", "open a file", 3, api_name="/predict")
+    assert list(found) == RANKING[:3]
+    assert all(0 < probability < 1 for probability in found.values())
+
+
+@pytest.mark.parametrize(
+    ("run", "text", "message"),
+    [
+        ("20260101-000000-done", "  ", "type a text"),
+        ("20260102-000000-bare", "a", "has no model"),
+        ("20260104-000000-live", "a", "still training"),
+        ("../20260101-000000-done", "a", "not there any more"),
+        ("/etc", "a", "not there any more"),
+        ("", "a", "choose a run"),
+    ],
+)
+def test_client_is_told_what_is_wrong(client, run, text, message):
+    from gradio_client.exceptions import AppError
+
+    with pytest.raises(AppError, match=message):
+        client.predict(run, text, 3, api_name="/predict")
+
+
+def test_nothing_but_the_pages_is_served(address, root):
+    config = json.loads(get(address + "config")[1])
+    endpoints = {item["api_name"] for item in config["dependencies"] if item.get("api_visibility") == "public"}
+    assert endpoints == {"runs", "predict"}
+    assert config["analytics_enabled"] is False
+    for path in ("/etc/passwd", str(root / "20260101-000000-done" / "status.json"), __file__):
+        assert get(f"{address}gradio_api/file={path}")[0] in (403, 404)
+    assert get(address + "monitoring")[0] >= 400
+    assert get(address + "gradio_api/runs")[0] >= 400
+
+
+def test_a_foreign_name_for_this_machine_is_refused(address):
+    assert get(address, Host="attacker.example")[0] == 400
+    assert get(address, Host="localhost")[0] == 200
+
+
+def test_a_taken_port_is_named(address, root):
+    port = re.search(r":(\d+)/", address)[1]
+    result = app("--port", port, "--runs", str(root))
+    assert result.returncode == 5
+    assert len(result.stderr.splitlines()) == 1
+    assert f"port {port}" in result.stderr
+
+
+def test_a_password_is_asked_for(locked):
+    assert get(locked + "config")[0] == 401
+    assert get(locked + "gradio_api/info")[0] == 401
+
+
+# In a browser
+
+
+@pytest.fixture(scope="module")
+def browser():
+    found = next(filter(None, map(shutil.which, BROWSERS)), None)
+    missing = "no Chromium or Chrome on this machine" if found is None else ""
+    try:
+        from playwright.sync_api import sync_playwright
+    except ImportError:
+        missing = "playwright is not installed"
+    if missing:
+        if os.environ.get("CI") == "true":
+            pytest.fail(missing)
+        pytest.skip(missing)
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=found, args=["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+        )
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(browser, address):
+    """A new page at the address; afterwards, that it asked nobody else for anything and reported no error."""
+    page = browser.new_page(viewport={"width": 1200, "height": 800})
+    hosts, errors = set(), []
+    page.on("request", lambda request: hosts.add(request.url.split("/")[2] if "//" in request.url else ""))
+    page.on("pageerror", lambda error: errors.append(error))
+    page.goto(address)
+    yield page
+    page.close()
+    assert hosts - {""} == {address.split("/")[2]}
+    assert errors == []
+
+
+def wait_for(place, text):
+    """The table also holds invisible copies of its cells, to measure them."""
+    place.get_by_text(text).filter(visible=True).first.wait_for(timeout=15_000)
+
+
+def test_browser_shows_runs_as_they_change(page, root):
+    table = page.locator("#runs")
+    wait_for(table, "250 of 1,000 (25%)")
+    text = table.inner_text()
+    for shown in ("20260101-000000-done", "✓ completed", "73.5%", "✗ failed", "ran out of <i>memory</i>", "● training"):
+        assert shown in text
+    RunDirectory(root / "20260104-000000-live").status("training", 300, 1000, "epoch 4 of 10")
+    wait_for(table, "300 of 1,000 (30%)")
+
+
+def test_browser_asks_a_model(page):
+    page.get_by_role("tab", name="Predict").click()
+    box = page.get_by_label("Model of the run")
+    page.wait_for_function("[...document.querySelectorAll('input')].some(input => input.value.includes('done'))")
+    assert box.input_value() == "20260101-000000-done (completed, P@1 73.5%)"
+    page.get_by_role("button", name="Show labels").click()
+    page.get_by_text("Type a text first.").wait_for()
+    page.get_by_label("Text to label").fill("open a file")
+    page.get_by_role("button", name="Show labels").click()
+    answer = page.locator("#labels")
+    wait_for(answer, "<b>bold</b>")
+    names = [line for line in answer.inner_text().splitlines() if line in LABELS]
+    assert names == RANKING[:5]
+    assert page.get_by_text("Type a text first.").count() == 0
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_text_can_be_read_in_both_themes(browser, address, scheme):
+    """Contrast of body text of at least 7 (WCAG AAA), as the browser computes the colours."""
+    page = browser.new_page(color_scheme=scheme)
+    page.goto(address)
+    wait_for(page.locator("#runs"), "✗ failed")
+    colours = page.evaluate(
+        "[getComputedStyle(document.querySelector('h1')).color, getComputedStyle(document.body).backgroundColor]"
+    )
+    page.close()
+
+    def luminance(colour):
+        parts = [int(part) / 255 for part in re.findall(r"\d+", colour)[:3]]
+        linear = [part / 12.92 if part <= 0.03928 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+    dark, light = sorted(map(luminance, colours))
+    assert (light + 0.05) / (dark + 0.05) >= 7
+    assert (luminance(colours[0]) > luminance(colours[1])) == (scheme == "dark")
+
+
+def test_behind_the_password_a_page_without_runs_says_how_to_make_one(browser, locked):
+    page = browser.new_page()
+    page.goto(locked)
+    for password in ("hunter2", "hunter2:x"):
+        page.get_by_label("username").fill("me")
+        page.get_by_label("password").fill(password)
+        page.get_by_role("button", name="Login").click()
+        if password == "hunter2":
+            page.get_by_text("Incorrect Credentials").wait_for()
+    command = page.get_by_text("engine train --profile cpu --output")
+    command.wait_for()
+    page.get_by_role("tab", name="Predict").click()
+    page.get_by_text("No finished run has a model yet").wait_for()
+    make_run(Path(command.inner_text().split()[-1]), "20260101-000000-first", "completed")
+    page.get_by_role("tab", name="Runs").click()
+    wait_for(page.locator("#runs"), "20260101-000000-first")
+    page.close()
+
+
+# Models in memory
+
+
+def test_models_are_loaded_once_and_again_when_they_change(root, tmp_path):
+    from app.pages.predict import MODELS_IN_MEMORY, Models
+
+    shutil.copytree(root, tmp_path / "runs")
+    done = tmp_path / "runs" / "20260101-000000-done"
+    for number in range(MODELS_IN_MEMORY):
+        shutil.copytree(done, tmp_path / "runs" / f"20250101-00000{number}-copy")
+    models = Models(tmp_path / "runs")
+    models.predict(done.name, "open", 1)
+    first = models._load(done / "model")
+    assert models._load(done / "model") is first
+    os.utime(done / "model" / "model.json", ns=(0, 0))
+    second = models._load(done / "model")
+    assert second is not first
+    for number in range(MODELS_IN_MEMORY):
+        models.predict(f"20250101-00000{number}-copy", "open", 1)
+    assert len(models._loaded) == MODELS_IN_MEMORY
+    assert models._load(done / "model") is not second
+
+
+def test_a_damaged_model_is_reported(root, tmp_path):
+    from app.pages.predict import Models
+    from engine.errors import EngineError
+
+    for name in ("model.json", "labels.parquet", "classifier.safetensors", "encoder"):
+        run = tmp_path / name / "20260101-000000-done"
+        shutil.copytree(root / "20260101-000000-done", run)
+        victim = run / "model" / name
+        shutil.rmtree(victim) if victim.is_dir() else victim.unlink()
+        with pytest.raises(EngineError):
+            Models(tmp_path / name).predict(run.name, "open", 1)
+
+
+def test_the_interface_never_loads_the_trainer():
+    assert not [file for file in REPOSITORY.glob("app/**/*.py") if "engine.training" in file.read_text()]

@@ -222,8 +222,15 @@ class DatasetWriter:
             raise DataError(f"{where}: label id {ids[0] if ids[0] < 0 else ids[-1]} is outside 0..{_MAX_ID}")
         writer.add(uid, text, size, ids)
 
-    def finish(self, label_names: Iterable[str], label_texts: Iterable[str | None] | None = None) -> Dataset:
+    def finish(
+        self,
+        label_names: Iterable[str],
+        label_texts: Iterable[str | None] | None = None,
+        details: dict[str, int | str] | None = None,
+    ) -> Dataset:
         """Completes the dataset and moves it to its place. The n-th name (and text) is that of label n.
+
+        details: whatever else is worth knowing about the dataset; recorded in `dataset.json`.
 
         Raises DataError when there is no train instance, a label id has no name, or there are more or fewer label
         texts than names.
@@ -247,6 +254,7 @@ class DatasetWriter:
             "n_labels": n_labels,
             "splits": {name: self._splits[name].summary() for name in SPLITS if name in self._splits},
             "sources": self.sources,
+            "details": details or {},
             "files": files,
         }
         (self._tmp / MANIFEST).write_text(json.dumps(meta, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

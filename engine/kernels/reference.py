@@ -14,7 +14,6 @@ classifier update) and Spartex (fixed fan-in).
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as nnf
@@ -27,15 +26,6 @@ BLOCK_BYTES = {"cpu": 4 * 2**20, "cuda": 64 * 2**20}
 # Gathering one feature for a batch costs about as much as this many multiply-adds of a dense product
 # (measured on two AVX-512 cores: 40; on an H200 the same order).
 GATHER_COST = 32
-
-
-@dataclass(frozen=True)
-class Block:
-    """Rows [first, last) of a layer, either all whole groups of `group` rows or one last short group."""
-
-    first: int
-    last: int
-    group: int
 
 
 def step(layer: LabelLayer, x_BD: Tensor, positives: Positives, dx_BD: Tensor, options: StepOptions) -> Tensor | None:
@@ -51,36 +41,36 @@ def step(layer: LabelLayer, x_BD: Tensor, positives: Positives, dx_BD: Tensor, o
     factor = options.loss_weight / x_BD.shape[0]
     generator = _generator(layer, options)
     total = torch.zeros((), device=x_BD.device) if options.want_loss else None
-    for block in blocks(layer, x_DB, row_quantum(options.optimizer, layer.group_size, layer.fan_in)):
-        product = Product(layer, block, x_BD, x_DB)
+    quantum = row_quantum(options.optimizer, layer.group_size if layer.index is not None else 1, layer.fan_in)
+    for first, last in blocks(layer, x_DB, quantum):
+        product = Product(layer, first, last, x_BD, x_DB)
         logits_RB = product.logits()
-        at = positives.between(layer.start + block.first, layer.start + block.last)
+        at = positives.between(layer.start + first, layer.start + last)
         if total is not None:
             total += loss_value(logits_RB, at, options.loss) * factor
         grad_RB = loss_gradient_(logits_RB, at, options.loss).mul_(factor)
         grad_RF = product.weight_gradient(grad_RB)
         product.add_input_gradient(grad_RB, dx_DB)
-        update_rows(layer, block.first, block.last, grad_RF, grad_RB.sum(dim=1), options, generator)
+        update_rows(layer, first, last, grad_RF, grad_RB.sum(dim=1), options, generator)
     dx_BD += dx_DB.T
     return total
 
 
-def blocks(layer: LabelLayer, x_DB: Tensor, quantum: int = 1) -> Iterator[Block]:
-    """Cuts the layer's rows into blocks whose largest temporary tensor fits BLOCK_BYTES."""
+def blocks(layer: LabelLayer, x_DB: Tensor, quantum: int = 1) -> Iterator[tuple[int, int]]:
+    """Spans of rows whose largest temporary tensor fits BLOCK_BYTES.
+
+    They start at multiples of `quantum` and of the group size; the last may end within a group.
+    """
     width, batch = x_DB.shape
-    group = layer.group_size if layer.index is not None else 1
     if layer.index is None or _expands(layer, width):
         row_floats = max(width, batch)
     else:
-        row_floats = max(layer.fan_in / group * batch, batch, layer.fan_in)
-    quantum = max(quantum, group) if layer.index is not None else max(quantum, 1)
-    rows = int(BLOCK_BYTES[x_DB.device.type] / 4 / row_floats) // quantum * quantum
-    rows = max(rows, quantum)
-    whole = layer.labels // group * group
-    for first in range(0, whole, rows):
-        yield Block(first, min(first + rows, whole), group)
-    if whole < layer.labels:
-        yield Block(whole, layer.labels, layer.labels - whole)
+        row_floats = max(layer.fan_in / layer.group_size * batch, batch, layer.fan_in)
+    if layer.index is not None:
+        quantum = max(quantum, layer.group_size)
+    rows = max(quantum, int(BLOCK_BYTES[x_DB.device.type] / 4 / row_floats) // quantum * quantum)
+    for first in range(0, layer.labels, rows):
+        yield first, min(first + rows, layer.labels)
 
 
 def _expands(layer: LabelLayer, width: int) -> bool:
@@ -88,39 +78,45 @@ def _expands(layer: LabelLayer, width: int) -> bool:
 
 
 class Product:
-    """The three products of one block: logits, weight gradient, input gradient."""
+    """The three products of the rows [first, last): logits, weight gradient, input gradient."""
 
-    def __init__(self, layer: LabelLayer, block: Block, x_BD: Tensor, x_DB: Tensor) -> None:
+    def __init__(self, layer: LabelLayer, first: int, last: int, x_BD: Tensor, x_DB: Tensor) -> None:
         self.x_BD, self.x_DB = x_BD, x_DB
-        self.bias_R = layer.bias[block.first : block.last]
-        self.group = block.group
-        self.index_KF = None  # feature ids of the block's K groups; None when the product is dense
+        self.rows, self.group = last - first, layer.group_size
+        self.bias_R = layer.bias[first:last]
+        self.index_KF = None  # feature ids of the K groups; None when the product is dense
         self.rows_index_RF = None  # the same per row, where rows are written out over all features
-        self.weight = layer.rows(block.first, block.last)
+        self.weight = layer.rows(first, last)
         if layer.index is None:
             return
-        groups = slice(block.first // layer.group_size, -(-block.last // layer.group_size))
-        index_KF = layer.index[groups].long()
+        index_KF = layer.index[first // self.group : -(-last // self.group)].long()
         if _expands(layer, x_DB.shape[0]):
-            self.rows_index_RF = index_KF.repeat_interleave(self.group, dim=0)
-            expanded = self.weight.new_zeros(block.last - block.first, x_DB.shape[0])
+            self.rows_index_RF = index_KF.repeat_interleave(self.group, dim=0)[: self.rows]
+            expanded = self.weight.new_zeros(self.rows, x_DB.shape[0])
             self.weight = expanded.scatter_(1, self.rows_index_RF, self.weight)
         else:
             self.index_KF = index_KF
-            self.weight = self.weight.reshape(-1, self.group, layer.fan_in)
+            self.weight = self._by_group(self.weight)
             self.x_KFB = x_DB.index_select(0, index_KF.view(-1)).view(*index_KF.shape, -1)
+
+    def _by_group(self, rows: Tensor) -> Tensor:
+        """[R, n] as [K, G, n], a last short group filled up with zeros."""
+        missing = -self.rows % self.group
+        if missing:
+            rows = nnf.pad(rows, (0, 0, 0, missing))
+        return rows.reshape(-1, self.group, rows.shape[1])
 
     def logits(self) -> Tensor:
         """[R, B]"""
         if self.index_KF is None:
             return torch.addmm(self.bias_R[:, None], self.weight, self.x_DB)
-        return (self.weight @ self.x_KFB).view(-1, self.x_DB.shape[1]).add_(self.bias_R[:, None])
+        logits_RB = (self.weight @ self.x_KFB).view(-1, self.x_DB.shape[1])[: self.rows]
+        return logits_RB.add_(self.bias_R[:, None])
 
     def weight_gradient(self, grad_RB: Tensor) -> Tensor:
         """[R, F]"""
         if self.index_KF is not None:
-            grad_KGB = grad_RB.view(-1, self.group, grad_RB.shape[1])
-            return (grad_KGB @ self.x_KFB.transpose(1, 2)).view(len(grad_RB), -1)
+            return (self._by_group(grad_RB) @ self.x_KFB.transpose(1, 2)).flatten(0, 1)[: self.rows]
         dense = grad_RB @ self.x_BD
         return dense if self.rows_index_RF is None else dense.gather(1, self.rows_index_RF)
 
@@ -129,8 +125,7 @@ class Product:
         if self.index_KF is None:
             dx_DB.addmm_(self.weight.T, grad_RB)
             return
-        grad_KGB = grad_RB.view(-1, self.group, grad_RB.shape[1])
-        share_KFB = self.weight.transpose(1, 2) @ grad_KGB
+        share_KFB = self.weight.transpose(1, 2) @ self._by_group(grad_RB)
         dx_DB.index_add_(0, self.index_KF.view(-1), share_KFB.view(-1, grad_RB.shape[1]))
 
 
@@ -171,20 +166,15 @@ def gradient_energy(
     x_BD = x_BD.detach().float()
     x_DB = x_BD.T.contiguous()
     width = x_BD.shape[1]
-    group = layer.group_size
     rows = max(quantum, int(BLOCK_BYTES[x_BD.device.type] / 4 / max(width, x_BD.shape[0])) // quantum * quantum)
     for first in range(0, layer.labels, rows):
         last = min(first + rows, layer.labels)
-        whole = first + (last - first) // group * group
-        energy = []
-        for block in (Block(first, whole, group), Block(whole, last, last - whole)):
-            if block.first == block.last:
-                continue
-            logits_RB = Product(layer, block, x_BD, x_DB).logits()
-            at = positives.between(layer.start + block.first, layer.start + block.last)
-            full_RD = loss_gradient_(logits_RB, at, loss) @ x_BD
-            energy.append(torch.linalg.vector_norm(full_RD.view(-1, block.group, width), dim=1))
-        yield first // group, torch.cat(energy)
+        product = Product(layer, first, last, x_BD, x_DB)
+        at = positives.between(layer.start + first, layer.start + last)
+        full_RD = loss_gradient_(product.logits(), at, loss) @ x_BD
+        group = torch.arange(last - first, device=full_RD.device) // layer.group_size
+        energy_KD = full_RD.new_zeros(int(-(-(last - first) // layer.group_size)), width)
+        yield first // layer.group_size, energy_KD.index_add_(0, group, full_RD.square_()).sqrt_()
 
 
 def topk(layers: list[LabelLayer], x_BD: Tensor, k: int) -> tuple[Tensor, Tensor]:
@@ -199,11 +189,11 @@ def topk(layers: list[LabelLayer], x_BD: Tensor, k: int) -> tuple[Tensor, Tensor
     best = x_BD.new_full((batch, k), -torch.inf)
     best_id = torch.full((batch, k), -1, dtype=torch.int64, device=x_BD.device)
     for layer in layers:
-        for block in blocks(layer, x_DB):
-            logits_BR = Product(layer, block, x_BD, x_DB).logits().T
+        for first, last in blocks(layer, x_DB):
+            logits_BR = Product(layer, first, last, x_BD, x_DB).logits().T
             value, row = logits_BR.topk(min(k, logits_BR.shape[1]), dim=1)
             merged = torch.cat([best, value], dim=1)
-            merged_id = torch.cat([best_id, row + (layer.start + block.first)], dim=1)
+            merged_id = torch.cat([best_id, row + (layer.start + first)], dim=1)
             order = merged.argsort(dim=1, descending=True, stable=True)[:, :k]
             best, best_id = merged.gather(1, order), merged_id.gather(1, order)
     return best, best_id

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -46,21 +47,33 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, factor: float) -> None:
 
 
 def state_tensors(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], dict[str, float]]:
-    """The state by "parameter.entry": (tensors, numbers). Tensors are copies on the CPU."""
+    """The state by path, such as "3/exp_avg": (tensors, numbers). Tensors are copies on the CPU."""
     tensors, numbers = {}, {}
-    for parameter, state in optimizer.state_dict()["state"].items():
-        for entry, value in state.items():
-            if isinstance(value, Tensor):
-                tensors[f"{parameter}.{entry}"] = value.detach().cpu().clone()
-            else:
-                numbers[f"{parameter}.{entry}"] = value
+    for path, value in _leaves(optimizer.state_dict()["state"], ""):
+        if isinstance(value, Tensor):
+            tensors[path] = value.detach().cpu().clone()
+        else:
+            numbers[path] = value
     return tensors, numbers
 
 
 def load_state(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor], numbers: dict[str, float]) -> None:
     """The inverse of `state_tensors`."""
     state: dict[int, dict[str, Any]] = {}
-    for name, value in {**tensors, **numbers}.items():
-        parameter, _, entry = name.partition(".")
-        state.setdefault(int(parameter), {})[entry] = value
+    for path, value in {**tensors, **numbers}.items():
+        parameter, *entries, last = path.split("/")
+        place = state.setdefault(int(parameter), {})
+        for entry in entries:
+            place = place.setdefault(entry, {})
+        place[last] = value
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def _leaves(tree: dict, prefix: str) -> Iterator[tuple[str, Any]]:
+    """(path, value) of everything in nested dictionaries; bitsandbytes nests its quantized state."""
+    for name, value in tree.items():
+        path = f"{prefix}{name}"
+        if isinstance(value, dict):
+            yield from _leaves(value, f"{path}/")
+        else:
+            yield path, value

@@ -36,7 +36,7 @@ from engine.runs import RunDirectory
 from engine.training import checkpoints
 from engine.training.optimizers import load_state, make_optimizer, set_learning_rate, state_tensors
 from engine.training.prepare import Material, classifier_shape
-from engine.training.randomness import DROPOUT, REWIRE, seed_of
+from engine.training.randomness import DROPOUT, REWIRE, seed_dropout, seed_of
 from engine.training.reporter import Reporter, bar
 from engine.training.schedules import warmup_cosine
 
@@ -199,7 +199,7 @@ class Trainer:
 
     def _forward(self, inputs: Inputs, micro: int) -> Tensor:
         """Features with dropout that is the same whenever this micro-batch of this step is computed."""
-        torch.manual_seed(seed_of(self.config.run.seed, DROPOUT, self.progress.step, micro))
+        seed_dropout(seed_of(self.config.run.seed, DROPOUT, self.progress.step, micro), self.device)
         with self.accelerator.autocast() if not self.material.frozen else nullcontext():
             return self.model(inputs).float()
 

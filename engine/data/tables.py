@@ -21,16 +21,17 @@ _HELD_OUT = 0.1
 
 @dataclass(frozen=True)
 class TableColumns:
-    """Which column holds what, and what stands between the labels in a cell.
+    """Which column of a table holds what.
 
+    delimiter: between the labels in a cell.
     uid: used where a table has it; otherwise an instance is identified by the number of its row.
     seed: decides which texts are held out where there is no test file.
     """
 
     text: str = "text"
     labels: str = "labels"
-    uid: str = "uid"
     delimiter: str = ";"
+    uid: str = "uid"
     seed: int = 0
 
 

@@ -144,6 +144,13 @@ def _positive(text: str) -> int:
     return value
 
 
+def _print_json(value: Any) -> None:
+    """One line of strict JSON."""
+    from engine.runs import json_ready
+
+    print(json.dumps(json_ready(value), ensure_ascii=False))
+
+
 def train_command(options: argparse.Namespace) -> None:
     given = {flag: getattr(options, flag.replace("-", "_")) for flag in FLAGS}
     flags = {FLAGS[flag][0]: (value, f"--{flag}") for flag, value in given.items() if value is not None}
@@ -169,7 +176,7 @@ def train_command(options: argparse.Namespace) -> None:
 
         run, result = start(config, profile, origins)
     if options.json:
-        print(json.dumps({"run": str(run.path), **result}))
+        _print_json({"run": run.path, **result})
     else:
         _print_result(run, result)
 
@@ -177,7 +184,7 @@ def train_command(options: argparse.Namespace) -> None:
 def _print_configuration(config: RunConfig, origins: Mapping[str, str], as_json: bool) -> None:
     values = config.flat()
     if as_json:
-        print(json.dumps({key: {"value": value, "origin": origins[key]} for key, value in values.items()}))
+        _print_json({key: {"value": value, "origin": origins[key]} for key, value in values.items()})
         return
     shown = {key: ",".join(map(str, v)) if isinstance(v, list) else str(v) for key, v in values.items()}
     shown = {key: str(values[key]).lower() if isinstance(values[key], bool) else text for key, text in shown.items()}
@@ -250,7 +257,7 @@ def predict_command(options: argparse.Namespace) -> None:
             text = kept.pop(0)
             if options.json:
                 labels = [{"label": p.label, "probability": round(p.probability, 6)} for p in predictions]
-                print(json.dumps({"text": text, "labels": labels}, ensure_ascii=False))
+                _print_json({"text": text, "labels": labels})
             else:
                 _print_predictions(text, predictions)
 
@@ -262,13 +269,14 @@ def evaluate_command(options: argparse.Namespace) -> None:
     config = RunConfig.from_flat({"evaluation.k": options.k})
     metrics = evaluate_bundle(options.model, options.data, options.split, config.evaluation, options.device)
     if options.json:
-        print(json.dumps(metrics))
+        _print_json(metrics)
     else:
-        print(format_table({str(options.model): metrics}))
+        print(format_table({"this model": metrics}))
 
 
 def import_command(options: argparse.Namespace) -> None:
     from engine.data.importers import import_dataset
+    from engine.data.tables import TableColumns
     from engine.training.reporter import bar
 
     with bar("importing", "bytes") as shown:
@@ -281,9 +289,7 @@ def import_command(options: argparse.Namespace) -> None:
             options.source,
             options.output,
             name=options.name,
-            text_column=options.text_column,
-            labels_column=options.labels_column,
-            delimiter=options.delimiter,
+            columns=TableColumns(options.text_column, options.labels_column, options.delimiter),
             progress=progress,
         )
     _print_dataset(dataset)
@@ -315,7 +321,7 @@ def list_command(options: argparse.Namespace) -> None:
     runs = list_runs(options.runs)
     if options.json:
         keys = ("id", "state", "step", "total", "profile", "fan_in", "labels", "metrics", "message")
-        print(json.dumps([{key: getattr(run, key) for key in keys} for run in runs]))
+        _print_json([{key: getattr(run, key) for key in keys} for run in runs])
         return
     if not runs:
         print(f"no runs in {options.runs}; `engine train` makes one")
@@ -337,7 +343,7 @@ def show_command(options: argparse.Namespace) -> None:
     files = {name: run.read_json(name) for name in ("plan.json", "result.json") if (run.path / name).is_file()}
     plan, result = files.get("plan.json", {}), files.get("result.json", {})
     if options.json:
-        print(json.dumps({"status": status, "plan": plan, "result": result}))
+        _print_json({"status": status, "plan": plan, "result": result})
         return
     print(f"{run.path}: {status['state']}, step {status['step']:,} of {status['total']:,}")
     if status["message"]:

@@ -107,7 +107,7 @@ class RunDirectory:
 
         Numpy scalars become numbers, paths strings, and numbers that JSON lacks (NaN, infinities) null.
         """
-        self._replace(name, json.dumps(_plain(obj), indent=2, ensure_ascii=False) + "\n", durable=True)
+        self._replace(name, json.dumps(json_ready(obj), indent=2, ensure_ascii=False) + "\n", durable=True)
 
     def read_json(self, name: str) -> Any:
         """The contents of the file `name`. Raises DataError when it is missing or not JSON."""
@@ -121,7 +121,7 @@ class RunDirectory:
 
     def event(self, type: str, **fields: Any) -> None:
         """Appends one line to events.jsonl: `type`, `time` (seconds since 1970) and `fields`."""
-        line = json.dumps(_plain({"type": type, "time": round(time.time(), 3), **fields}), ensure_ascii=False)
+        line = json.dumps(json_ready({"type": type, "time": round(time.time(), 3), **fields}), ensure_ascii=False)
         self._append("events.jsonl", line)
 
     def events(self, types: Collection[str] | None = None) -> Iterator[dict[str, Any]]:
@@ -238,7 +238,7 @@ class RunDirectory:
 
         self._written = time.monotonic()
         process = {"pid": os.getpid(), "create_time": psutil.Process().create_time(), "heartbeat": time.time()}
-        self._replace("status.json", json.dumps(_plain(self._fields | process), indent=2) + "\n", durable)
+        self._replace("status.json", json.dumps(json_ready(self._fields | process), indent=2) + "\n", durable)
 
     def _replace(self, name: str, text: str, durable: bool) -> None:
         """`durable` waits for the disk: right for facts, too slow for a heartbeat inside a training loop."""
@@ -365,12 +365,12 @@ def _started(path: Path) -> float:
         return 0.0
 
 
-def _plain(value: Any) -> Any:
-    """`value` in the types that strict JSON has."""
+def json_ready(value: Any) -> Any:
+    """`value` in the types that strict JSON has: NaN and infinities become None."""
     if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {str(key): json_ready(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        return [json_ready(item) for item in value]
     if hasattr(value, "item"):
         value = value.item()
     if isinstance(value, float) and not math.isfinite(value):

@@ -26,6 +26,7 @@ over the instances that have such a label.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
@@ -149,10 +150,13 @@ def frequency_bands(frequency: NDArray[np.integer]) -> NDArray[np.int8]:
 def format_table(results: Mapping[str, Mapping[str, float | int]]) -> str:
     """Plain-text tables of several systems' results, in percent: one row a system; below it the bands.
 
-    results: system name -> `Metrics.result()`. Columns that no system has are left out, missing values are "-".
+    results: system name -> `Metrics.result()`. P and PSP at every cut-off, R and nDCG at the last; columns that no
+    system has are left out, missing values are "-".
     """
-    columns = ["P@1", "P@3", "P@5", "R@5", "nDCG@5", "PSP@1", "PSP@3", "PSP@5"]
-    bands = [f"{metric}/{band}" for metric in ("P@1", "R@5") for band in BANDS]
+    cuts = sorted({int(key[2:]) for result in results.values() for key in result if re.fullmatch(r"P@\d+", key)})
+    deepest = cuts[-1:] or [1]
+    columns = [*(f"P@{k}" for k in cuts), f"R@{deepest[0]}", f"nDCG@{deepest[0]}", *(f"PSP@{k}" for k in cuts)]
+    bands = [f"{metric}/{band}" for metric in (f"P@{(cuts or [1])[0]}", f"R@{deepest[0]}") for band in BANDS]
     tables = ("\n".join(_table("in %", results, wanted)) for wanted in (columns, bands))
     return "\n\n".join(filter(None, tables))
 

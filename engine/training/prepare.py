@@ -71,8 +71,8 @@ class Material:
 
     @property
     def batching_lengths(self) -> np.ndarray | None:
-        """Token counts where batches are padded, None where features are cached."""
-        return None if self.frozen else self.lengths
+        """Token counts of `train_rows` where batches are padded, None where features are cached."""
+        return None if self.frozen else self.lengths[self.train_rows]
 
 
 def open_dataset(config: RunConfig, reporter: Reporter) -> Dataset:

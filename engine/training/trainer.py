@@ -140,9 +140,8 @@ class Trainer:
 
     def _batches(self, epoch: int, position: int) -> Iterator[Batch]:
         m = self.material
-        chosen = epoch_batches(
-            m.train_rows, m.batching_lengths, self.config.training.batch_size, self.config.run.seed, epoch
-        )
+        size, seed = self.config.training.batch_size, self.config.run.seed
+        chosen = epoch_batches(m.train_rows, m.batching_lengths, size, seed, epoch)
 
         def load() -> Iterator[Batch]:
             for number in range(position, len(chosen)):
@@ -150,7 +149,7 @@ class Trainer:
                 labels = m.dataset.train.labels.select(rows)
                 yield Batch(m.train_inputs(rows), labels.offsets, self.order.position_of[labels.ids])
 
-        for batch in prefetch(load, depth=2):
+        for batch in prefetch(load()):
             yield replace(batch, inputs=tuple(part.to(self.device, non_blocking=True) for part in batch.inputs))
 
     def _checkpoint_or_stop(self) -> None:

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import argparse
 import ipaddress
+import socket
 import sys
 from pathlib import Path
 
-from engine.errors import ConfigError, EngineError
+from engine.errors import ConfigError, EngineError, EnvironmentProblem
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -26,6 +27,7 @@ def main(arguments: list[str] | None = None) -> int:
         if options.runs.exists() and not options.runs.is_dir():
             raise ConfigError(f"--runs {options.runs} is not a folder: name the one that holds the runs")
         auth = read_auth(options.auth) if options.auth else None
+        check_free(options.host, options.port)
         from app.interface import serve
 
         serve(options.runs, options.host, options.port, auth, loopback)
@@ -67,6 +69,22 @@ def is_loopback(host: str) -> bool:
         return host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
+
+
+def check_free(host: str, port: int) -> None:
+    """Raises EnvironmentProblem when nothing can listen there. Takes milliseconds; loading the interface seconds."""
+    try:
+        # Whatever the host, gradio also tries the port on 127.0.0.1.
+        for address in (host, "127.0.0.1"):
+            family, kind, protocol, _, target = socket.getaddrinfo(address, port, type=socket.SOCK_STREAM)[0]
+            with socket.socket(family, kind, protocol) as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                probe.bind(target)
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise EnvironmentProblem(
+            f"cannot listen on {host} port {port}: {reason}; choose another --port or --host"
+        ) from None
 
 
 def read_auth(path: Path) -> tuple[str, str]:

@@ -14,7 +14,6 @@ from starlette.middleware import Middleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from app.pages import predict, runs
-from engine.errors import EnvironmentProblem
 
 REFRESH_SECONDS = 2.0
 CSS = """
@@ -40,7 +39,7 @@ def build(root: Path) -> gr.Blocks:
 
 
 def serve(root: Path, host: str, port: int, auth: tuple[str, str] | None, loopback: bool) -> None:
-    """Serves `build(root)` until Ctrl+C. Raises EnvironmentProblem when the address cannot be had."""
+    """Serves `build(root)` until Ctrl+C."""
     # Gradio asks itself whether it is up; a proxy for the outside world cannot answer that.
     direct = filter(None, (os.environ.get("no_proxy", os.environ.get("NO_PROXY")), "localhost,127.0.0.1,::1", host))
     os.environ["no_proxy"] = os.environ["NO_PROXY"] = ",".join(direct)
@@ -48,29 +47,24 @@ def serve(root: Path, host: str, port: int, auth: tuple[str, str] | None, loopba
     names = ["localhost", "127.0.0.1", "::1", "[::1]", host] if loopback else ["*"]
     interface = build(root)
     interface.queue(max_size=64)
-    try:
-        interface.launch(
-            server_name=f"[{host}]" if ":" in host else host,
-            server_port=port,
-            auth=auth,
-            share=False,
-            allowed_paths=[],
-            max_file_size="1mb",
-            enable_monitoring=False,
-            run_history=False,
-            mcp_server=False,
-            pwa=False,
-            ssr_mode=False,
-            app_kwargs={"middleware": [Middleware(TrustedHostMiddleware, allowed_hosts=names, www_redirect=False)]},
-            footer_links=[],
-            theme=gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]),
-            css=CSS,
-            prevent_thread_lock=True,
-            quiet=True,
-        )
-    except (OSError, gr.exceptions.ServerFailedToStartError):
-        raise EnvironmentProblem(
-            f"cannot listen on {host} port {port}: it is taken or not an address of this machine; try --port {port + 1}"
-        ) from None
+    interface.launch(
+        server_name=f"[{host}]" if ":" in host else host,
+        server_port=port,
+        auth=auth,
+        share=False,
+        allowed_paths=[],
+        max_file_size="1mb",
+        enable_monitoring=False,
+        run_history=False,
+        mcp_server=False,
+        pwa=False,
+        ssr_mode=False,
+        app_kwargs={"middleware": [Middleware(TrustedHostMiddleware, allowed_hosts=names, www_redirect=False)]},
+        footer_links=[],
+        theme=gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]),
+        css=CSS,
+        prevent_thread_lock=True,
+        quiet=True,
+    )
     print(f"Runs in {root.resolve()}: open {interface.local_url} (Ctrl+C ends it)", flush=True)
     interface.block_thread()

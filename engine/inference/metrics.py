@@ -60,7 +60,7 @@ class Metrics:
         self._propensity = (n_train, propensity_a, propensity_b)
         views = ("", *BANDS)
         self._count = dict.fromkeys(views, 0)
-        # Columns: hits, recall, nDCG, achieved and best possible inverse propensity.
+        # A column for each cut-off; rows: hits, recall, nDCG, achieved and best possible inverse propensity.
         self._sum = {view: np.zeros((5, len(self.k))) for view in views}
         self._without_labels = 0
 

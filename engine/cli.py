@@ -217,8 +217,8 @@ def _print_result(run: Any, result: dict[str, Any]) -> None:
 
 def _example_texts(run: Any) -> tuple[str, ...]:
     """Questions for a built-in corpus, else the first texts of the test split."""
+    from engine.data.builtin import BUILT_IN
     from engine.data.store import Dataset
-    from engine.training.prepare import BUILT_IN
 
     path = run.read_json("config.json")["config"]["data.path"]
     if path in BUILT_IN:
@@ -277,7 +277,7 @@ def evaluate_command(options: argparse.Namespace) -> None:
 def import_command(options: argparse.Namespace) -> None:
     from engine.data.importers import import_dataset
     from engine.data.tables import TableColumns
-    from engine.training.reporter import bar
+    from engine.progress import bar
 
     with bar("importing", "bytes") as shown:
 
@@ -297,7 +297,7 @@ def import_command(options: argparse.Namespace) -> None:
 
 def demo_command(options: argparse.Namespace) -> None:
     from engine.data.python_api import ensure_python_api
-    from engine.training.reporter import bar
+    from engine.progress import bar
 
     with bar("collecting", "files") as shown:
 

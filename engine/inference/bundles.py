@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from engine.config import Evaluation
+from engine.data.builtin import folder_of
 from engine.data.store import Dataset
 from engine.data.tokens import token_cache
 from engine.errors import ConfigError, DataError
@@ -15,7 +16,7 @@ from engine.inference.evaluation import EVALUATION_TOKENS, evaluate_rows
 from engine.inference.metrics import Metrics
 from engine.inference.predictor import Predictor
 from engine.model.features import TokenInputs, by_length
-from engine.training.reporter import bar
+from engine.progress import bar
 
 
 def evaluate_bundle(path: Path, data: str | None, split: str, evaluation: Evaluation, device: str) -> dict[str, float]:
@@ -62,13 +63,10 @@ def evaluate_bundle(path: Path, data: str | None, split: str, evaluation: Evalua
 
 
 def _dataset_of(path: Path) -> Path:
-    from engine.training.prepare import BUILT_IN, BUILT_IN_FOLDER
-
     file = path / "config.json"
     if not file.is_file():
         raise ConfigError(f"{path} is no run, so its dataset is unknown; name one with --data")
-    name = json.loads(file.read_text())["config"]["data.path"]
-    return BUILT_IN_FOLDER / name if name in BUILT_IN else Path(name)
+    return folder_of(json.loads(file.read_text())["config"]["data.path"])
 
 
 def _probe(labels: int) -> list[int]:

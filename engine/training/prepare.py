@@ -16,8 +16,8 @@ from torch import Tensor
 
 from engine.config import RunConfig
 from engine.data.batches import split_validation
+from engine.data.builtin import open_named
 from engine.data.label_order import LabelOrder, by_frequency
-from engine.data.python_api import ensure_python_api
 from engine.data.store import Dataset, Split
 from engine.data.tokens import token_cache
 from engine.errors import DataError
@@ -43,8 +43,6 @@ from engine.training.reporter import Reporter
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-BUILT_IN = {"python-api": "installed", "python-stdlib": "stdlib"}
-BUILT_IN_FOLDER = Path("datasets")
 ORDER_SAMPLE = 200_000  # training texts whose features make the label vectors
 TORCH = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
@@ -77,11 +75,8 @@ class Material:
 
 def open_dataset(config: RunConfig, reporter: Reporter) -> Dataset:
     """The dataset that the configuration names, verified; a built-in corpus is made if it is not there."""
-    scope = BUILT_IN.get(config.data.path)
-    if scope:
-        with reporter.stage(f"collecting {config.data.path}", "files") as update:
-            return ensure_python_api(BUILT_IN_FOLDER / config.data.path, scope, progress=update)
-    return Dataset.open(Path(config.data.path), verify=True)
+    with reporter.stage(f"opening {config.data.path}", "files") as update:
+        return open_named(config.data.path, update)
 
 
 def gather(config: RunConfig, hardware: Hardware, dataset: Dataset, reporter: Reporter) -> Material:

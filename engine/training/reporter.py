@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from engine.errors import StopRequested
+from engine.progress import bar
 from engine.runs import RunDirectory
 
 STOP_FILE_SECONDS = 1.0  # the stop file is looked for no more often
@@ -81,36 +82,3 @@ class Reporter:
         finally:
             for number, handler in previous.items():
                 signal.signal(number, handler)
-
-
-def bar(title: str, unit: str, total: int | None = None, initial: int = 0):  # tqdm is imported late
-    """A progress bar on standard error; where that is no terminal, a line every 20 s."""
-    from tqdm import tqdm
-
-    live = sys.stderr.isatty()
-    return tqdm(
-        total=total,
-        initial=initial,
-        desc=title,
-        unit=f" {unit}",
-        unit_scale=False,
-        mininterval=0.2 if live else 20.0,
-        maxinterval=1.0 if live else 30.0,
-        file=sys.stderr if live else _LineBars(),
-        dynamic_ncols=live,
-        ncols=None if live else 100,
-        ascii=not live,
-        leave=not live,
-    )
-
-
-class _LineBars:
-    """A stream on which every refresh of a bar is a line of its own, for logs and pipes."""
-
-    def write(self, text: str) -> None:
-        text = text.replace("\r", "").strip()
-        if text:
-            print(text, file=sys.stderr, flush=True)
-
-    def flush(self) -> None:
-        sys.stderr.flush()

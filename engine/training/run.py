@@ -14,6 +14,7 @@ import torch
 from accelerate import Accelerator
 
 from engine.config import RunConfig
+from engine.data.builtin import BUILT_IN
 from engine.data.label_order import LabelOrder
 from engine.errors import ConfigError, DataError, EnvironmentProblem, MemoryBudgetError, StopRequested
 from engine.inference.comparison import compare_baselines
@@ -28,7 +29,6 @@ from engine.planning.planner import Plan
 from engine.runs import RunDirectory
 from engine.training import checkpoints
 from engine.training.prepare import (
-    BUILT_IN,
     TORCH,
     Material,
     classifier_shape,

@@ -32,12 +32,13 @@ from engine.model.classifier import Classifier
 from engine.model.features import Inputs, by_length
 from engine.model.rewiring import GrowthBatch, replaced_share, rewire_layer, rewires_at
 from engine.planning.planner import Plan
+from engine.progress import bar
 from engine.runs import RunDirectory
 from engine.training import checkpoints
 from engine.training.optimizers import load_state, make_optimizer, set_learning_rate, state_tensors
 from engine.training.prepare import Material, classifier_shape
 from engine.training.randomness import DROPOUT, REWIRE, seed_dropout, seed_of
-from engine.training.reporter import Reporter, bar
+from engine.training.reporter import Reporter
 from engine.training.schedules import warmup_cosine
 
 LOG_STEPS = 20  # steps between two looks at the loss, which is when the device is waited for

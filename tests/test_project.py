@@ -1,0 +1,82 @@
+"""The project as a stranger meets it: clean code, a README whose commands exist, one layering."""
+
+import ast
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from engine.cli import build_parser
+from engine.config import KEYS, RunConfig
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+FLOORS = {
+    "app": 6, "engine.__main__": 6, "engine.cli": 5,
+    "engine.training": 4, "engine.inference": 3, "engine.planning": 3,
+    "engine.model": 2, "engine.data": 2,
+    "engine.kernels": 1, "engine.config": 1, "engine.runs": 1, "engine.progress": 1,
+    "engine.errors": 0,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("command", [["check"], ["format", "--check"]], ids=["lint", "format"])
+def test_ruff_is_clean(command):
+    done = subprocess.run([sys.executable, "-m", "ruff", *command, "."], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+
+
+def floor(module: str) -> int | None:
+    names = [name for name in FLOORS if module == name or module.startswith(name + ".")]
+    return FLOORS[max(names, key=len)] if names else None
+
+
+def test_imports_point_down():
+    wrong = []
+    for path in [*ROOT.glob("engine/**/*.py"), *ROOT.glob("app/**/*.py")]:
+        own = path.relative_to(ROOT).with_suffix("").as_posix().replace("/", ".")
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and node.module and floor(node.module) is not None:
+                if floor(own) is not None and floor(node.module) > floor(own):
+                    wrong.append(f"{own} imports {node.module}")
+    assert wrong == []
+
+
+def test_continuous_integration_runs_the_readmes_second_command():
+    first, second = re.findall(r"```bash\n(.+)\n```", README)[:2]
+    assert first.startswith("python3 -m venv .venv && .venv/bin/pip install")
+    assert first.endswith("engine train")
+    assert second in (ROOT / ".ci" / "run").read_text()
+
+
+def test_every_command_in_the_readme_parses():
+    blocks = re.findall(r"```bash\n(.+?)```", README, re.DOTALL)
+    lines = [line for block in blocks for line in block.splitlines() if line.startswith("engine ")]
+    lines += [
+        c.replace("...", "").replace("[", "").replace("]", "")
+        for c in re.findall(r"^\| `(engine [^`]+)`", README, re.M)
+    ]
+    assert len(lines) > 5
+    for line in lines:
+        build_parser().parse_args(shlex.split(line)[1:])
+
+
+def test_defaults_in_the_readme_are_the_defaults():
+    rows = re.findall(r"^\| `(\w+\.\w+)` \| `?([^`|]+?)`? \|", README, re.M)
+    assert len(rows) >= 5
+    defaults = RunConfig().flat()
+    for key, shown in rows:
+        assert key in KEYS
+        value = "32" if key == "classifier.group_size" else str(defaults[key])  # auto stands for 32
+        assert shown == value.removeprefix("sentence-transformers/")
+
+
+def test_no_pickle_and_no_remote_code():
+    for path in [*ROOT.glob("engine/**/*.py"), *ROOT.glob("app/**/*.py")]:
+        text = path.read_text()
+        assert not re.search(
+            r"import pickle|torch\.load\(|trust_remote_code=True|shell=True|weights_only=False", text
+        ), path

@@ -64,12 +64,9 @@ def passages(docstring: str) -> list[str]:
             summary = sentences.pop(0).strip(" -:*#")
             if _is_prose(summary, _MIN_SUMMARY_WORDS):
                 found.append(_cut(summary))
-        found += [
-            _cut(sentence)
-            for sentence in _joined(sentences)
-            # What ends with a colon introduces something that is not here.
-            if not sentence.endswith(":") and _is_prose(sentence, MIN_WORDS) and not _REFERENCE.match(sentence)
-        ]
+        # What ends with a colon introduces something that is not here.
+        own = [sentence for sentence in sentences if not sentence.endswith(":") and not _REFERENCE.match(sentence)]
+        found += [_cut(sentence) for sentence in _joined(own) if _is_prose(sentence, MIN_WORDS)]
     return list(dict.fromkeys(found))[:_MAX_PASSAGES]
 
 
@@ -101,7 +98,7 @@ def _paragraphs(text: str) -> Iterator[str]:
         if block_indent is not None and indent > block_indent:
             continue
         block_indent = None
-        if _RULE.match(following) and not _RULE.match(line) and len(line.split()) <= 8:
+        if _is_heading(line, following):
             yield from flush()
             section = bool(_SECTION.match(line))
         elif _SECTION.match(line) or _FIELD.match(line):
@@ -130,6 +127,16 @@ def _paragraphs(text: str) -> Iterator[str]:
                 block_indent = indent
             lines.append(line)
     yield from flush()
+
+
+def _is_heading(line: str, following: str) -> bool:
+    """Whether `following` underlines `line`, and is not the border of a table or the line itself a rule."""
+    return (
+        bool(_RULE.match(following))
+        and len(following.split()) == 1
+        and not _RULE.match(line)
+        and len(line.split()) <= 8
+    )
 
 
 def _plain(text: str) -> str:

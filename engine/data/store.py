@@ -15,6 +15,7 @@ import os
 import secrets
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -188,7 +189,8 @@ class DatasetWriter:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None):
         for split in self._splits.values():
-            split.close()
+            with suppress(OSError):  # a full disk is full here too
+                split.discard()
         if self._tmp is not None:
             shutil.rmtree(self._tmp, ignore_errors=True)
         if isinstance(error, OSError) and error.errno == errno.ENOSPC:
@@ -346,12 +348,15 @@ class _SplitWriter:
 
     def close(self) -> None:
         if self._texts.is_open:
-            try:
-                self._flush()
-            finally:
-                self._texts.close()
-                self._offsets.close()
-                self._ids.close()
+            self._flush()
+        self.discard()
+
+    def discard(self) -> None:
+        """Closes the files without what is still buffered."""
+        with ExitStack() as files:  # all of them, also when one fails
+            files.callback(self._texts.close)
+            files.callback(self._offsets.close)
+            files.callback(self._ids.close)
 
     def summary(self) -> dict[str, int]:
         return {"instances": self.instances, "positives": self.positives, "unlabelled": self.unlabelled}

@@ -19,7 +19,7 @@ import torch
 
 from engine.errors import DataError
 from engine.kernels.dispatch import resolve_backend
-from engine.model.bundle import Bundle, load_bundle, recover_bundle
+from engine.model.bundle import Bundle, load_bundle
 from engine.planning.hardware import detect
 
 WINDOW = 1024  # texts held at once, sorted by length among themselves
@@ -111,9 +111,9 @@ def model_folder(path: Path | str) -> Path:
     path = Path(path)
     if (path / "model.json").is_file():
         return path
-    recover_bundle(path / "model")
-    if (path / "model" / "model.json").is_file():
-        return path / "model"
+    for folder in (path / "model", path / "model.old"):  # the latter while a training replaces it, or died doing so
+        if (folder / "model.json").is_file():
+            return folder
     if (path / "status.json").is_file():
         raise DataError(f"run {path} has no model yet; one is kept after the first evaluation on validation")
     raise DataError(f"{path} is neither a model nor a run; `engine runs list` shows the runs there are")

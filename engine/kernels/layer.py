@@ -100,3 +100,4 @@ class StepOptions:
     seed: int = 0
     loss_weight: float = 1.0
     want_loss: bool = False
+    deterministic: bool = False

@@ -1,0 +1,181 @@
+"""Pieces that the fused kernels share: stored weights, stochastic rounding, the loss, the row update, sums.
+
+Weights are stored in bf16, fp16, fp32 or fp8 and decoded here; fp8 (e4m3) travels as bytes, because
+graphics cards before compute capability 8.9 have no instruction for it. Products run in the element type of
+the features (bf16 or fp16 on a GPU; fp32, as three tf32 products, for fp32 weights), everything else in fp32.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+LOG2_E = tl.constexpr(1.4426950408889634)
+LN_2 = tl.constexpr(0.6931471805599453)
+# An e4m3 code shifted into fp16's layout reads too small by the difference of the exponent biases, 2**8.
+FP8_REBIAS = tl.constexpr(256.0)
+FP8_INVERSE_SCALE = tl.constexpr(1.0 / 32.0)  # 1 / layer.FP8_SCALE
+INTERPRETED = tl.constexpr(triton.knobs.runtime.interpret)
+
+
+@triton.jit
+def product(a, b, accumulator):
+    """accumulator + a @ b; fp32 operands keep (nearly) fp32 precision on tensor cores."""
+    return tl.dot(a, b, accumulator, input_precision="tf32x3")
+
+
+@triton.jit
+def decode(stored):
+    """fp32 value of stored weights."""
+    if stored.dtype == tl.uint8:
+        bits = stored.to(tl.uint16)
+        half = ((bits & 0x80) << 8) | ((bits & 0x7F) << 7)
+        value = half.to(tl.float16, bitcast=True).to(tl.float32) * (FP8_REBIAS * FP8_INVERSE_SCALE)
+        value = tl.where((bits & 0x7F) == 0x7F, float("nan"), value)
+    else:
+        value = stored.to(tl.float32)
+    return value
+
+
+@triton.jit
+def mix(value):
+    """32 bits in, 32 well mixed bits out: two multiply-xorshift rounds (the 'lowbias32' finaliser)."""
+    value = (value ^ (value >> 16)) * 0x7FEB352D
+    value = (value ^ (value >> 15)) * 0x846CA68B
+    return value ^ (value >> 16)
+
+
+@triton.jit
+def noise_RF(key_a, key_b, stream, ROWS: tl.constexpr, BLOCK_F: tl.constexpr):
+    """32 random bits for every element of a tile, good for two draws of 16; `stream` tells tiles apart.
+
+    A counter-based generator keyed by two 31-bit words. Rounding needs draws that are fair and that differ from
+    weight to weight and step to step, not a long period, and this is the innermost loop: the key gets the full
+    mix, the counter one multiply-xorshift round.
+    """
+    key = mix(mix(tl.cast(stream, tl.uint32) ^ tl.cast(key_a, tl.uint32)) + tl.cast(key_b, tl.uint32))
+    element_RF = tl.arange(0, BLOCK_F)[None, :] * ROWS + tl.arange(0, ROWS)[:, None]
+    bits_RF = element_RF.to(tl.uint32) * 0x9E3779B9 + key
+    bits_RF = (bits_RF ^ (bits_RF >> 15)) * 0x846CA68B
+    return bits_RF ^ (bits_RF >> 15)
+
+
+@triton.jit
+def encode(value, noise, STORE: tl.constexpr):
+    """`value` (fp32) stochastically rounded to the stored type; `noise` is uint32 below 2**16.
+
+    Adding uniform bits below the last kept one to the magnitude and cutting them off rounds up with just the
+    odds that make the expectation exact. Below the smallest normal number the spacing is constant instead.
+    """
+    if STORE == tl.bfloat16:
+        bits = value.to(tl.uint32, bitcast=True)
+        stored = ((bits + noise) >> 16).to(tl.uint16).to(tl.bfloat16, bitcast=True)
+    elif STORE == tl.float16:
+        bits = value.to(tl.uint32, bitcast=True)
+        magnitude = bits & 0x7FFFFFFF
+        normal = ((magnitude + (noise >> 3)) >> 13).to(tl.int32) - (112 << 10)
+        tiny = tl.floor(tl.abs(value) * 16777216.0 + noise.to(tl.float32) * (1.0 / 65536.0)).to(tl.int32)
+        code = tl.minimum(tl.where(magnitude < 0x38800000, tiny, normal), 0x7BFF)
+        code = tl.where(magnitude > 0x7F800000, 0x7E00, code) | ((bits >> 16) & 0x8000).to(tl.int32)
+        stored = code.to(tl.uint16).to(tl.float16, bitcast=True)
+    else:
+        tl.static_assert(STORE == tl.uint8)
+        value = value / FP8_INVERSE_SCALE
+        bits = value.to(tl.uint32, bitcast=True)
+        magnitude = bits & 0x7FFFFFFF
+        normal = ((magnitude + (noise << 4)) >> 20).to(tl.int32) - (120 << 3)
+        tiny = tl.floor(tl.abs(value) * 512.0 + noise.to(tl.float32) * (1.0 / 65536.0)).to(tl.int32)
+        code = tl.minimum(tl.where(magnitude < 0x3C800000, tiny, normal), 0x7E)
+        code = tl.where(magnitude > 0x7F800000, 0x7F, code) | ((bits >> 24) & 0x80).to(tl.int32)
+        stored = code.to(tl.uint8)
+    return stored
+
+
+@triton.jit
+def exp2(value):
+    """2**value; results below 1e-38 are flushed to zero, which halves the instructions."""
+    if INTERPRETED:
+        power = tl.exp2(value)
+    else:
+        power = tl.inline_asm_elementwise("ex2.approx.ftz.f32 $0, $1;", "=f,f", [value], tl.float32, True, 1)
+    return power
+
+
+@triton.jit
+def square_root(value):
+    """For value >= 0, to three units in the last place; a third of the instructions of an exact root."""
+    return value * tl.rsqrt(tl.maximum(value, 1e-37))
+
+
+@triton.jit
+def inverse(value):
+    """1 / value for value > 0, likewise."""
+    root = tl.rsqrt(value)
+    return root * root
+
+
+@triton.jit
+def negative_gradient(z, LOSS: tl.constexpr, LOG2_SCALE: tl.constexpr):
+    """2**LOG2_SCALE times the derivative of the loss by the logit of a label that the instance does not have."""
+    if LOSS == "bce":
+        # s / (1 + e) as the square of the inverse root of 1/s + e/s: one special-unit instruction, no division
+        root = tl.rsqrt(exp2(z * -LOG2_E - LOG2_SCALE) + 2.0**-LOG2_SCALE)
+        gradient = root * root
+    else:
+        short = 1.0 + z
+        # a comparison, because a maximum would drop NaN
+        gradient = 2.0 ** (LOG2_SCALE + 1) * tl.where(short < 0.0, 0.0, short)
+    return gradient
+
+
+@triton.jit
+def negative_loss(z, LOSS: tl.constexpr):
+    """The loss of such a label."""
+    if LOSS == "bce":
+        value = tl.where(z < 0.0, 0.0, z) + tl.log2(1.0 + exp2(tl.abs(z) * -LOG2_E)) * LN_2
+    else:
+        value = tl.where(z < -1.0, 0.0, (1.0 + z) * (1.0 + z))
+    return value
+
+
+@triton.jit
+def flip_positives(value_BR, signs, slot, first, WORDS: tl.constexpr):
+    """`value_BR` with the sign of the positives changed; `signs` [slots, WORDS, R] has a bit for each instance.
+
+    Either loss of a positive is that of a negative at -z, and its gradient minus that. Most tiles have no positive
+    (slot < 0) and pay a branch. The bits are read again for the second flip: keeping them would cost registers.
+    """
+    if slot >= 0:
+        at_B = first + tl.arange(0, value_BR.shape[0])
+        at_R = tl.arange(0, value_BR.shape[1])
+        word_BR = tl.load(signs + (slot * WORDS + at_B // 32)[:, None] * value_BR.shape[1] + at_R[None, :])
+        sign_BR = (word_BR.to(tl.uint32, bitcast=True) >> (at_B % 32).to(tl.uint32)[:, None]) << 31
+        value_BR = (value_BR.to(tl.uint32, bitcast=True) ^ sign_BR).to(tl.float32, bitcast=True)
+    return value_BR
+
+
+@triton.jit
+def add(to, share, mask, ORDERED: tl.constexpr):
+    """Adds to memory: atomically, or, where no other program writes, by reading and writing."""
+    if ORDERED:
+        tl.store(to, tl.load(to, mask=mask, other=0.0, cache_modifier=".cg") + share, mask=mask)
+    else:
+        tl.atomic_add(to, share.to(to.dtype.element_ty), mask=mask, sem="relaxed")
+
+
+@triton.jit
+def row_step(v_R, square_R, rate, beta2, correction, eps):
+    """(second moments after the step, step sizes) of a label; `correction` is 1 / (1 - beta2**step)."""
+    v_R += (1.0 - beta2) * (square_R - v_R)
+    return v_R, rate * inverse(square_root(v_R * correction) + eps)
+
+
+@triton.jit
+def updated_rows(w_RF, grad_RF, rate_R, decay, noise, DECAY: tl.constexpr, STORE: tl.constexpr):
+    """The rows after the step, in the stored type."""
+    if DECAY:
+        w_RF *= decay
+    new_RF = w_RF - rate_R[:, None] * grad_RF
+    if STORE != tl.float32:
+        new_RF = encode(new_RF, noise, STORE)
+    return new_RF

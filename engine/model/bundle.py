@@ -85,6 +85,8 @@ def save_bundle(
         tensors = {**classifier.tensors(with_state=False), "label_order": torch.from_numpy(order.label_at)}
         if head.linear is not None:
             tensors |= {"intermediate.weight": head.linear.weight.data, "intermediate.bias": head.linear.bias.data}
+        if head.center is not None:
+            tensors["center"] = head.center
         save_file(tensors, fresh / "classifier.safetensors")
         shutil.copyfile(labels_file, fresh / "labels.parquet")
         (fresh / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
@@ -116,7 +118,7 @@ def load_bundle(path: Path, device: torch.device | str, dtype: torch.dtype, back
     try:
         tensors = load_file(path / "classifier.safetensors", device=str(device))
         order = LabelOrder.from_labels(tensors.pop("label_order").cpu().numpy(), info.shape.head)
-        head = FeatureHead(info.encoder_width, info.intermediate, 0.0)
+        head = FeatureHead(info.encoder_width, info.intermediate, 0.0, tensors.pop("center", None))
         if info.intermediate:
             state = {name: tensors.pop(f"intermediate.{name}") for name in ("weight", "bias")}
             head.linear.load_state_dict(state)

@@ -40,20 +40,25 @@ class TextEncoder(nn.Module):
 
 
 class FeatureHead(nn.Module):
-    """Between the encoder's features and the classifier: an optional Linear + ReLU layer, and dropout.
+    """Between the encoder's features and the classifier: centring, an optional Linear + ReLU layer, and dropout.
 
-    The layer follows Jain et al. (Renée) and Schultheis & Babbar (Spartex): the classifier then reads
-    `intermediate` features, again of length sqrt(width).
+    center, fp32 [D of the encoder], is subtracted from the features: sentence features share a large common
+    part, which a frozen encoder cannot unlearn and which slows the classifier down. The layer follows Jain et al.
+    (Renée) and Schultheis & Babbar (Spartex): the classifier then reads `intermediate` features. Either way they
+    have length sqrt(width) again.
     """
 
-    def __init__(self, width: int, intermediate: int, dropout: float) -> None:
+    def __init__(self, width: int, intermediate: int, dropout: float, center: Tensor | None = None) -> None:
         super().__init__()
+        self.register_buffer("center", center)
         self.linear = nn.Linear(width, intermediate) if intermediate else None
         self.dropout = dropout
         self.width = intermediate or width
 
     def forward(self, x_BD: Tensor) -> Tensor:
         """fp32 [B, D of the encoder] → fp32 [B, D of the classifier]"""
+        if self.center is not None:
+            x_BD = unit_scale(x_BD - self.center)
         if self.linear is not None:
             x_BD = unit_scale(torch.relu(self.linear(x_BD)).float())
         return nnf.dropout(x_BD, self.dropout, self.training)

@@ -22,6 +22,7 @@ from engine.model.encoder import FeatureHead, TextEncoder
 
 FEATURE_BATCH_TOKENS = 4096  # tokens in a batch of the frozen encoder's pass
 FLUSH_BATCHES = 50
+MEAN_ROWS = 8192
 
 
 class Tokens(Protocol):
@@ -123,6 +124,14 @@ def cached_features(
         os.replace(partial, file)
         mark.unlink(missing_ok=True)
     return np.load(file, mmap_mode="r")
+
+
+def mean_feature(features: np.ndarray, rows: np.ndarray) -> Tensor:
+    """Mean over `rows` (int64) of cached features fp16 [N, D]: fp32 [D]. Streams."""
+    total = np.zeros(features.shape[1])
+    for start in range(0, len(rows), MEAN_ROWS):
+        total += features[rows[start : start + MEAN_ROWS]].sum(axis=0, dtype=np.float64)
+    return torch.from_numpy((total / max(1, len(rows))).astype(np.float32))
 
 
 def _reopen(partial: Path, mark: Path, shape: tuple[int, int]) -> tuple[int, np.ndarray]:

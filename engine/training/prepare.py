@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
@@ -32,7 +32,15 @@ from engine.model.encoder import (
     load_encoder,
     load_tokenizer,
 )
-from engine.model.features import FeatureInputs, FeatureModel, Inputs, TokenInputs, by_length, cached_features
+from engine.model.features import (
+    FeatureInputs,
+    FeatureModel,
+    Inputs,
+    TokenInputs,
+    by_length,
+    cached_features,
+    mean_feature,
+)
 from engine.model.grouping import balanced_order, label_vectors
 from engine.model.sources import digest, find_encoder
 from engine.planning.hardware import Hardware
@@ -43,6 +51,7 @@ from engine.training.reporter import Reporter
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+Autocast = Callable[[], AbstractContextManager]
 ORDER_SAMPLE = 200_000  # training texts whose features make the label vectors
 TORCH = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
@@ -101,21 +110,19 @@ def gather(config: RunConfig, hardware: Hardware, dataset: Dataset, reporter: Re
     train, validation = split_validation(len(labelled), config.data.validation_fraction, seed)
 
     inputs = tokens_of(dataset.train, tokenizer, config, dataset.cache, reporter)
-    head = FeatureHead(encoder.width, config.intermediate.width, config.encoder.dropout)
-    if head.linear is not None:
-        torch.manual_seed(seed_of(seed, LAYER))
-        head.linear.reset_parameters()
     lengths = inputs.tokens.lengths()
+    center = None
     if frozen:
         encoder.requires_grad_(False)
         file = feature_file(dataset, dataset.train, config, encoder_digest, hardware.compute)
-        train_inputs = FeatureInputs(features_of(encoder, inputs, file, hardware.device, reporter))
-        model = FeatureModel(None, head)
-    else:
-        train_inputs = inputs
-        model = FeatureModel(encoder, head)
+        features = features_of(encoder, inputs, file, hardware.device, reporter)
+        center = mean_feature(features, labelled[train])
+        inputs = FeatureInputs(features)
+    torch.manual_seed(seed_of(seed, LAYER))
+    head = FeatureHead(encoder.width, config.intermediate.width, config.encoder.dropout, center)
+    model = FeatureModel(None if frozen else encoder, head)
     return Material(
-        dataset, encoder, encoder_digest, tokenizer, model, train_inputs, lengths, labelled[train],
+        dataset, encoder, encoder_digest, tokenizer, model, inputs, lengths, labelled[train],
         labelled[validation], frozen,
     )  # fmt: skip
 
@@ -164,7 +171,7 @@ def new_classifier(
     plan: Plan,
     material: Material,
     device: torch.device,
-    autocast: AbstractContextManager,
+    autocast: Autocast,
     reporter: Reporter,
 ) -> tuple[Classifier, LabelOrder]:
     """A classifier with random weights, and the order of its labels."""  # fmt: skip
@@ -199,7 +206,7 @@ def _label_order(
     plan: Plan,
     material: Material,
     device: torch.device,
-    autocast: AbstractContextManager,
+    autocast: Autocast,
     reporter: Reporter,
 ) -> LabelOrder:
     """Head labels by frequency, then groups of similar labels."""  # fmt: skip
@@ -220,18 +227,20 @@ def _label_order(
 
 @torch.no_grad()
 def _encoded(
-    material: Material, device: torch.device, autocast: AbstractContextManager, reporter: Reporter
+    material: Material, device: torch.device, autocast: Autocast, reporter: Reporter
 ) -> Iterator[tuple[Tensor, np.ndarray, np.ndarray]]:
     """(features, label offsets, label ids) of the training rows, or of an even sample of them, in batches."""
     rows = material.train_rows
     rows = rows[:: max(1, -(-len(rows) // ORDER_SAMPLE))]
     material.model.to(device).eval()
     done = 0
-    with reporter.stage("grouping labels", "texts") as update, autocast:
+    with reporter.stage("grouping labels", "texts") as update:
         for batch in by_length(material.lengths[rows], 16_384):
             chosen = np.sort(rows[batch])
             inputs: Inputs = tuple(part.to(device) for part in material.train_inputs(chosen))
             labels = material.dataset.train.labels.select(chosen)
-            yield material.model.encode(inputs), labels.offsets, labels.ids
+            with autocast():  # not around the yield: what the features are used for computes in fp32
+                x_BD = material.model.encode(inputs)
+            yield x_BD.float(), labels.offsets, labels.ids
             done += len(batch)
             update(done, len(rows))

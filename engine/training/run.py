@@ -131,7 +131,7 @@ def _train(run: RunDirectory, config: RunConfig, profile: str, reporter: Reporte
         order = LabelOrder.from_labels(checkpoints.load_tensors(checkpoint, "order")["label_at"].numpy(), plan.head)
         classifier = Classifier.new(classifier_shape(config, plan), backend, accelerator.device, 0)
     else:
-        classifier, order = new_classifier(config, plan, material, accelerator.device, accelerator.autocast(), reporter)
+        classifier, order = new_classifier(config, plan, material, accelerator.device, accelerator.autocast, reporter)
     auxiliary = new_auxiliary(config, plan, material, classifier)
     trainer = Trainer(config, plan, material, classifier, order, auxiliary, accelerator, run, reporter)
     if checkpoint:

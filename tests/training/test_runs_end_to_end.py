@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -92,23 +93,19 @@ def test_same_seed_same_bits(tiny_flags, tmp_path):
     assert_same_bits(train(tiny_flags, tmp_path), train(tiny_flags, tmp_path))
 
 
-def test_micro_batches_do_not_change_the_result(tiny_flags, tmp_path):
-    flags = [
-        *tiny_flags,
-        *TRAINABLE,
-        "--max-steps",
-        "10",
-        "--set",
-        "encoder.dropout=0",
-        "--set",
-        "encoder.optimizer=adamw",
-    ]
-    model = json.loads((Path(tiny_flags[5]) / "config.json").read_text())
-    assert model["hidden_dropout_prob"] > 0  # so the two differ a little: dropout is drawn per micro-batch
-    whole = weights(train(flags, tmp_path))
-    parts = weights(train(flags, tmp_path, "--set", "training.micro_batch=8"))
-    moved = (parts["tail.weight"] - whole["tail.weight"]).abs().mean()
-    assert moved < 0.1 * whole["tail.weight"].abs().mean()
+def test_micro_batches_do_not_change_the_result(tiny_flags, tiny_encoder, tmp_path):
+    still = shutil.copytree(tiny_encoder, tmp_path / "still")
+    config = json.loads((still / "config.json").read_text())
+    # Without dropout: its noise is drawn a micro-batch at a time.
+    (still / "config.json").write_text(
+        json.dumps({**config, "hidden_dropout_prob": 0, "attention_probs_dropout_prob": 0})
+    )
+    flags = [*tiny_flags, *TRAINABLE, "--encoder", str(still), "--max-steps", "12"]
+    flags += ["--set", "encoder.dropout=0", "--set", "encoder.optimizer=adamw", "--set", "rewire.method=none"]
+    whole = weights(train(flags, tmp_path / "runs"))
+    parts = weights(train(flags, tmp_path / "runs", "--set", "training.micro_batch=8"))
+    for name in ("tail.weight", "encoder.encoder.layer.0.output.dense.weight"):
+        assert (parts[name] - whole[name]).abs().mean() < 0.03 * whole[name].abs().mean(), name
 
 
 def stop_after(root: Path, steps: int) -> None:

@@ -25,6 +25,26 @@ def product(a, b, accumulator):
 
 
 @triton.jit
+def add_logits(z_RB, w_RF, x_FB):
+    """z + w @ x. The wide matrix instructions want 64 rows of the first factor: instances, where labels are fewer."""
+    if w_RF.shape[0] >= 64:
+        z_RB = product(w_RF, x_FB, z_RB)
+    else:
+        z_RB = tl.trans(product(tl.trans(x_FB), tl.trans(w_RF), tl.trans(z_RB)))
+    return z_RB
+
+
+@triton.jit
+def add_weight_gradient(grad_RF, g_RB, x_FB):
+    """grad + g @ x^T; with 64 labels the first factor comes from registers."""
+    if g_RB.shape[0] >= 64:
+        grad_RF = product(g_RB, tl.trans(x_FB), grad_RF)
+    else:
+        grad_RF = tl.trans(product(x_FB, tl.trans(g_RB), tl.trans(grad_RF)))
+    return grad_RF
+
+
+@triton.jit
 def decode(stored):
     """fp32 value of stored weights."""
     if stored.dtype == tl.uint8:
@@ -139,19 +159,27 @@ def negative_loss(z, LOSS: tl.constexpr):
 
 
 @triton.jit
-def flip_positives(value_BR, signs, slot, first, WORDS: tl.constexpr):
-    """`value_BR` with the sign of the positives changed; `signs` [slots, WORDS, R] has a bit for each instance.
+def flip_positives(value_RB, signs, slot, first, WORDS: tl.constexpr):
+    """`value_RB` with the sign of the positives changed; `signs` [slots, WORDS, R] has a bit for each instance.
 
     Either loss of a positive is that of a negative at -z, and its gradient minus that. Most tiles have no positive
     (slot < 0) and pay a branch. The bits are read again for the second flip: keeping them would cost registers.
     """
     if slot >= 0:
-        at_B = first + tl.arange(0, value_BR.shape[0])
-        at_R = tl.arange(0, value_BR.shape[1])
-        word_BR = tl.load(signs + (slot * WORDS + at_B // 32)[:, None] * value_BR.shape[1] + at_R[None, :])
-        sign_BR = (word_BR.to(tl.uint32, bitcast=True) >> (at_B % 32).to(tl.uint32)[:, None]) << 31
-        value_BR = (value_BR.to(tl.uint32, bitcast=True) ^ sign_BR).to(tl.float32, bitcast=True)
-    return value_BR
+        at_R = tl.arange(0, value_RB.shape[0])
+        at_B = first + tl.arange(0, value_RB.shape[1])
+        word_RB = tl.load(signs + at_R[:, None] + ((slot * WORDS + at_B // 32) * value_RB.shape[0])[None, :])
+        sign_RB = (word_RB.to(tl.uint32, bitcast=True) >> (at_B % 32).to(tl.uint32)[None, :]) << 31
+        value_RB = (value_RB.to(tl.uint32, bitcast=True) ^ sign_RB).to(tl.float32, bitcast=True)
+    return value_RB
+
+
+@triton.jit
+def prefetch(pointer, BYTES: tl.constexpr):
+    """Asks for the BYTES from `pointer` on to be brought from device memory into the second-level cache."""
+    if not INTERPRETED:
+        line = pointer.to(tl.int64) + tl.arange(0, (BYTES + 127) // 128) * 128
+        tl.inline_asm_elementwise("prefetch.global.L2 [$1]; mov.b32 $0, 0;", "=r,l", [line], tl.int32, False, 1)
 
 
 @triton.jit

@@ -5,15 +5,14 @@ instances at a time: gathers the features, multiplies out the logits, turns them
 accumulates the weight gradient in registers and adds the tile's input gradient to dx. Last it updates the rows
 and stores them. Nothing of the size of the classifier exists besides the classifier.
 
-Letters: R rows of the program, F fan-in, B a tile of instances. Instances are the long side of every product
-(M = B, N = R), because the wide matrix instructions want 64 rows on that side and a group of labels may have 16.
-The fan-in is cut into one or two parts of BLOCK_F columns: half the registers for the input gradient, and each
-32-bit draw rounds a weight of both.
+Letters: R rows of the program, F fan-in, B a tile of instances. The fan-in is cut into one or two parts of
+BLOCK_F columns: half the registers for the input gradient, and each 32-bit draw rounds a weight of both.
 
-What limits it: registers (255 a thread allow two programs a multiprocessor), then the sums into dx, which travel
-to the second-level cache at no more than 3.9 TB/s on an H200 whatever their type. Hence 16-bit partial sums,
-several copies of dx (fewer collisions), instances contiguous (16 bytes an instruction), and weights that pass by
-the first-level cache, where the features should stay.
+What limits it on an H200: the shared-memory pipe (every operand of a product passes through it) together with
+the registers, which allow two or three programs a multiprocessor; then the sums into dx, which reach the
+second-level cache at no more than 3.9 TB/s whatever their type. Hence 16-bit partial sums, several copies of dx
+(fewer collisions), instances contiguous (16 bytes an instruction), and weights that pass by the first-level
+cache, where the features should stay.
 """
 
 from __future__ import annotations
@@ -23,15 +22,21 @@ import triton.language as tl
 
 from engine.kernels.triton_common import (
     add,
+    add_logits,
+    add_weight_gradient,
     decode,
     flip_positives,
     negative_gradient,
     negative_loss,
     noise_RF,
+    prefetch,
     product,
     row_step,
     updated_rows,
 )
+
+# Rows are fetched into the second-level cache this many tiles before a program asks for them.
+AHEAD = tl.constexpr(512)
 
 
 @triton.jit
@@ -87,19 +92,22 @@ def step_tile(
     feature0_F = tl.load(index + at_F, mask=real0_F, other=0).to(tl.int32)
     stored0_RF = tl.load(weight + place_RF, mask=real0_RF, other=0.0, cache_modifier=".cg")
     w0_RF = decode(stored0_RF).to(dtype)
-    grad0_FR = tl.zeros((BLOCK_F, ROWS), tl.float32)
+    grad0_RF = tl.zeros((ROWS, BLOCK_F), tl.float32)
     if PARTS == 2:
         real1_F = at_F < F - BLOCK_F
         real1_RF = real_R[:, None] & real1_F[None, :]
         feature1_F = tl.load(index + BLOCK_F + at_F, mask=real1_F, other=0).to(tl.int32)
         stored1_RF = tl.load(weight + BLOCK_F + place_RF, mask=real1_RF, other=0.0, cache_modifier=".cg")
         w1_RF = decode(stored1_RF).to(dtype)
-        grad1_FR = tl.zeros((BLOCK_F, ROWS), tl.float32)
+        grad1_RF = tl.zeros((ROWS, BLOCK_F), tl.float32)
     # a logit of -inf gives the rows beyond the last label no gradient and no loss
     bias_R = tl.load(bias + row + at_R, mask=real_R, other=float("-inf"))
     if ROWWISE:
         v_R = tl.load(moment + row + at_R, mask=real_R, other=0.0)
     where = tl.load(slot + tile)
+    if (tile + AHEAD + 1) * ROWS <= labels:
+        prefetch(weight + AHEAD * ROWS * F, ROWS * F * STORE.primitive_bitwidth // 8)
+        prefetch(index + AHEAD * ROWS // G * F, F * index.dtype.element_ty.primitive_bitwidth // 8)
     grad_R = tl.zeros((ROWS,), tl.float32)
     total_R = tl.zeros((ROWS,), tl.float32)
 
@@ -107,34 +115,34 @@ def step_tile(
         # the base moves and the offsets stay: 64-bit addresses kept across the loop would not fit the registers
         place0_FB = feature0_F[:, None] * STRIDE + at_B[None, :]
         x0_FB = tl.load(x + first + place0_FB, mask=real0_F[:, None], other=0.0, eviction_policy="evict_last")
-        z_BR = product(tl.trans(x0_FB), tl.trans(w0_RF), tl.zeros((BLOCK_B, ROWS), tl.float32))
+        z_RB = add_logits(tl.zeros((ROWS, BLOCK_B), tl.float32), w0_RF, x0_FB)
         if PARTS == 2:
             place1_FB = feature1_F[:, None] * STRIDE + at_B[None, :]
             x1_FB = tl.load(x + first + place1_FB, mask=real1_F[:, None], other=0.0, eviction_policy="evict_last")
-            z_BR = product(tl.trans(x1_FB), tl.trans(w1_RF), z_BR)
-        z_BR = flip_positives(z_BR + bias_R[None, :], signs, where, first, WORDS)
+            z_RB = add_logits(z_RB, w1_RF, x1_FB)
+        z_RB = flip_positives(z_RB + bias_R[:, None], signs, where, first, WORDS)
         real_B = first + at_B < batch
         if WANT_LOSS:
-            total_R += tl.sum(tl.where(real_B[:, None], negative_loss(z_BR, LOSS), 0.0), axis=0)
-        g_BR = flip_positives(negative_gradient(z_BR, LOSS, LOG2_SCALE), signs, where, first, WORDS)
-        g_BR = tl.where(real_B[:, None], g_BR, 0.0)
-        grad_R += tl.sum(g_BR, axis=0)
-        g_BR = g_BR.to(dtype)
-        grad0_FR = product(x0_FB, g_BR, grad0_FR)
-        share_FB = product(tl.trans(w0_RF), tl.trans(g_BR), tl.zeros((BLOCK_F, BLOCK_B), tl.float32))
+            total_R += tl.sum(tl.where(real_B[None, :], negative_loss(z_RB, LOSS), 0.0), axis=1)
+        g_RB = flip_positives(negative_gradient(z_RB, LOSS, LOG2_SCALE), signs, where, first, WORDS)
+        g_RB = tl.where(real_B[None, :], g_RB, 0.0)
+        grad_R += tl.sum(g_RB, axis=1)
+        g_RB = g_RB.to(dtype)
+        grad0_RF = add_weight_gradient(grad0_RF, g_RB, x0_FB)
+        share_FB = product(tl.trans(w0_RF), g_RB, tl.zeros((BLOCK_F, BLOCK_B), tl.float32))
         add(dx + first + place0_FB, share_FB, real0_F[:, None], ORDERED)
         if PARTS == 2:
-            grad1_FR = product(x1_FB, g_BR, grad1_FR)
-            share_FB = product(tl.trans(w1_RF), tl.trans(g_BR), tl.zeros((BLOCK_F, BLOCK_B), tl.float32))
+            grad1_RF = add_weight_gradient(grad1_RF, g_RB, x1_FB)
+            share_FB = product(tl.trans(w1_RF), g_RB, tl.zeros((BLOCK_F, BLOCK_B), tl.float32))
             add(dx + first + place1_FB, share_FB, real1_F[:, None], ORDERED)
     if WANT_LOSS:
         tl.store(loss + tile, tl.sum(total_R))
 
     if ROWWISE:
-        square_FR = grad0_FR * grad0_FR
+        square_RF = grad0_RF * grad0_RF
         if PARTS == 2:
-            square_FR += grad1_FR * grad1_FR
-        square_R = tl.sum(square_FR, axis=0) * (factor * factor / F)
+            square_RF += grad1_RF * grad1_RF
+        square_R = tl.sum(square_RF, axis=1) * (factor * factor / F)
         v_R, rate_R = row_step(v_R, square_R, rate, beta2, correction, eps)
         tl.store(moment + row + at_R, v_R, mask=real_R)
         rate_R *= factor
@@ -142,10 +150,10 @@ def step_tile(
         rate_R = tl.zeros((ROWS,), tl.float32) + rate * factor
     tl.store(bias + row + at_R, bias_R - rate_R * grad_R, mask=real_R)
     noise = noise_RF(key_a, key_b, tile, ROWS, BLOCK_F)
-    new_RF = updated_rows(decode(stored0_RF), tl.trans(grad0_FR), rate_R, decay, noise & 0xFFFF, DECAY, STORE)
+    new_RF = updated_rows(decode(stored0_RF), grad0_RF, rate_R, decay, noise & 0xFFFF, DECAY, STORE)
     tl.store(weight + place_RF, new_RF, mask=real0_RF, cache_modifier=".cg")
     if PARTS == 2:
-        new_RF = updated_rows(decode(stored1_RF), tl.trans(grad1_FR), rate_R, decay, noise >> 16, DECAY, STORE)
+        new_RF = updated_rows(decode(stored1_RF), grad1_RF, rate_R, decay, noise >> 16, DECAY, STORE)
         tl.store(weight + BLOCK_F + place_RF, new_RF, mask=real1_RF, cache_modifier=".cg")
 
 

@@ -15,6 +15,8 @@ import triton.language as tl
 
 from engine.kernels.triton_common import (
     add,
+    add_logits,
+    add_weight_gradient,
     decode,
     flip_positives,
     negative_gradient,
@@ -42,14 +44,14 @@ def chunk(
 
 @triton.jit
 def weight_gradient(x, gradient, feature_F, real_F, STRIDE: tl.constexpr, BLOCK_B: tl.constexpr, ROWS: tl.constexpr):
-    """[F, R] of a chunk."""
-    grad_FR = tl.zeros((feature_F.shape[0], ROWS), tl.float32)
+    """[R, F] of a chunk."""
+    grad_RF = tl.zeros((ROWS, feature_F.shape[0]), tl.float32)
     at_B = tl.arange(0, BLOCK_B)
     for first in range(0, STRIDE, BLOCK_B):
         x_FB = tl.load(x + feature_F[:, None] * STRIDE + (first + at_B)[None, :], mask=real_F[:, None], other=0.0)
-        g_BR = tl.load(gradient + (first + at_B)[:, None] * ROWS + tl.arange(0, ROWS)[None, :])
-        grad_FR = product(x_FB, g_BR, grad_FR)
-    return grad_FR
+        g_RB = tl.load(gradient + tl.arange(0, ROWS)[:, None] * STRIDE + (first + at_B)[None, :])
+        grad_RF = add_weight_gradient(grad_RF, g_RB, x_FB)
+    return grad_RF
 
 
 @triton.jit
@@ -106,19 +108,19 @@ def wide_tile(
     grad_R = tl.zeros((ROWS,), tl.float32)
     total_R = tl.zeros((ROWS,), tl.float32)
     for first in range(0, STRIDE, BLOCK_B):
-        z_BR = tl.zeros((BLOCK_B, ROWS), tl.float32)
+        z_RB = tl.zeros((ROWS, BLOCK_B), tl.float32)
         for start in range(0, F, BLOCK_F):
             stored_RF, _, _, feature_F, real_F = chunk(weight, index, start, real_R, F, BLOCK_F, ROWS, INDEX)
             x_FB = tl.load(x + feature_F[:, None] * STRIDE + (first + at_B)[None, :], mask=real_F[:, None], other=0.0)
-            z_BR = product(tl.trans(x_FB), tl.trans(decode(stored_RF).to(dtype)), z_BR)
-        z_BR = flip_positives(z_BR + bias_R[None, :], signs, where, first, WORDS)
+            z_RB = add_logits(z_RB, decode(stored_RF).to(dtype), x_FB)
+        z_RB = flip_positives(z_RB + bias_R[:, None], signs, where, first, WORDS)
         real_B = first + at_B < batch
         if WANT_LOSS:
-            total_R += tl.sum(tl.where(real_B[:, None], negative_loss(z_BR, LOSS), 0.0), axis=0)
-        g_BR = flip_positives(negative_gradient(z_BR, LOSS, LOG2_SCALE), signs, where, first, WORDS)
-        g_BR = tl.where(real_B[:, None], g_BR, 0.0)
-        grad_R += tl.sum(g_BR, axis=0)
-        tl.store(gradient + (first + at_B)[:, None] * ROWS + at_R[None, :], g_BR.to(dtype))
+            total_R += tl.sum(tl.where(real_B[None, :], negative_loss(z_RB, LOSS), 0.0), axis=1)
+        g_RB = flip_positives(negative_gradient(z_RB, LOSS, LOG2_SCALE), signs, where, first, WORDS)
+        g_RB = tl.where(real_B[None, :], g_RB, 0.0)
+        grad_R += tl.sum(g_RB, axis=1)
+        tl.store(gradient + at_R[:, None] * STRIDE + (first + at_B)[None, :], g_RB.to(dtype))
     if WANT_LOSS:
         tl.store(loss + tile, tl.sum(total_R))
     tl.debug_barrier()  # the gradient was written by other threads than will read it
@@ -128,12 +130,12 @@ def wide_tile(
         stored_RF, _, _, feature_F, real_F = chunk(weight, index, start, real_R, F, BLOCK_F, ROWS, INDEX)
         w_RF = decode(stored_RF).to(dtype)
         for first in range(0, STRIDE, BLOCK_B):
-            g_BR = tl.load(gradient + (first + at_B)[:, None] * ROWS + at_R[None, :])
-            share_FB = product(tl.trans(w_RF), tl.trans(g_BR), tl.zeros((BLOCK_F, BLOCK_B), tl.float32))
+            g_RB = tl.load(gradient + at_R[:, None] * STRIDE + (first + at_B)[None, :])
+            share_FB = product(tl.trans(w_RF), g_RB, tl.zeros((BLOCK_F, BLOCK_B), tl.float32))
             add(dx + feature_F[:, None] * STRIDE + (first + at_B)[None, :], share_FB, real_F[:, None], ORDERED)
         if ROWWISE:
-            grad_FR = weight_gradient(x, gradient, feature_F, real_F, STRIDE, BLOCK_B, ROWS)
-            square_R += tl.sum(grad_FR * grad_FR, axis=0)
+            grad_RF = weight_gradient(x, gradient, feature_F, real_F, STRIDE, BLOCK_B, ROWS)
+            square_R += tl.sum(grad_RF * grad_RF, axis=1)
 
     if ROWWISE:
         v_R = tl.load(moment + row + at_R, mask=real_R, other=0.0)
@@ -145,10 +147,10 @@ def wide_tile(
     tl.store(bias + row + at_R, bias_R - rate_R * grad_R, mask=real_R)
     for start in range(0, F, BLOCK_F):
         stored_RF, place_RF, real_RF, feature_F, real_F = chunk(weight, index, start, real_R, F, BLOCK_F, ROWS, INDEX)
-        grad_FR = weight_gradient(x, gradient, feature_F, real_F, STRIDE, BLOCK_B, ROWS)
+        grad_RF = weight_gradient(x, gradient, feature_F, real_F, STRIDE, BLOCK_B, ROWS)
         # a stream a chunk: F is below 2**24 and tiles are numbered from 0 in every layer
         noise = noise_RF(key_a, key_b + start, tile, ROWS, BLOCK_F)
-        new_RF = updated_rows(decode(stored_RF), tl.trans(grad_FR), rate_R, decay, noise >> 16, DECAY, STORE)
+        new_RF = updated_rows(decode(stored_RF), grad_RF, rate_R, decay, noise >> 16, DECAY, STORE)
         tl.store(weight + place_RF, new_RF, mask=real_RF)
 
 
@@ -161,7 +163,7 @@ def wide_step_kernel(
     moment,
     index,
     x,
-    gradient,  # scratch [tiles of the launch, STRIDE, ROWS] of x's type
+    gradient,  # scratch [tiles of the launch, ROWS, STRIDE] of x's type
     dx,
     loss,
     slot,

@@ -120,7 +120,7 @@ def check_step(layer, batch, positives, options=None, seed=0, width=None):
     exact = exact_step(layer, x_BD, positives, options)
     product = torch.bfloat16 if layer.weight.dtype in (torch.bfloat16, FP8) else layer.weight.dtype
     naive = exact_step(layer, x_BD, positives, options, product) if product != torch.float32 else None
-    floor = 1e-5
+    floor = 3e-5  # three tf32 products in place of an fp32 one
     before, moved = layer, copy_of(layer)
     dx_BD = torch.zeros_like(x_BD)
     loss = triton_backend.step(moved, x_BD, positives, dx_BD, options)
@@ -138,9 +138,9 @@ def check_step(layer, batch, positives, options=None, seed=0, width=None):
         assert error <= bound, f"{name}: relative error {error:.2e}, allowed {bound:.2e}"
     # every weight is one of the two neighbours of the exact value, given the gradient's own error
     value = moved.weight.float().double() / layer.scale
-    slack = options.learning_rate * (0.1 if naive is not None else 1e-3)
-    if options.optimizer == "sgd":
-        slack = slack * (exact[1] - before.weight.float().double() / layer.scale).abs().max() / options.learning_rate
+    slack = 1e-3 * (exact[1] - before.weight.float().double() / layer.scale).abs().max()
+    if naive is not None:  # fp16 loses eps and second moments altogether: only where it can do the step
+        slack = 2 * (naive[1].double() - exact[1]).abs().nan_to_num(0).max().clamp(max=options.learning_rate)
     allowed = spacing(exact[1] * layer.scale, layer.weight.dtype) / layer.scale + slack
     worst = ((value - exact[1]).abs() / allowed).max().item()
     assert worst <= 1.0, f"weight: {worst:.2f} of the allowed distance"

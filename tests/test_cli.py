@@ -242,3 +242,34 @@ def test_unexpected_errors_exit_1_and_traceback_only_with_debug(trained, tmp_pat
     assert "Traceback" not in capsys.readouterr().err
     assert main(["predict", str(copy), "a text", "--debug"]) == 1
     assert "Traceback" in capsys.readouterr().err
+
+
+XMC = {  # title and label of the one training instance
+    "a label outside the range": b'"title": "a title", "content": "", "target_ind": [2], "target_rel": [1.0]',
+    "a byte that is not UTF-8": b'"title": "a \xff title", "content": "", "target_ind": [0], "target_rel": [1.0]',
+    "an empty text": b'"title": "", "content": " ", "target_ind": [0], "target_rel": [1.0]',
+    "no JSON": b'"title": ',
+}
+
+
+@pytest.mark.parametrize("name", XMC)
+def test_import_names_file_and_line(tmp_path, capsys, name):
+    (tmp_path / "lbl.json").write_text('{"uid": "0", "title": "one"}\n{"uid": "1", "title": "two"}\n')
+    (tmp_path / "trn.json").write_bytes(b'{"uid": "1", ' + XMC[name] + b"}\n")
+    (tmp_path / "tst.json").write_bytes(b"")
+    output = tmp_path / "out"
+    assert "trn.json:1" in fails(capsys, 3, "data", "import", str(tmp_path), "--output", str(output))
+    assert not output.exists()
+
+
+def test_import_and_train_from_csv(tmp_path, tiny_encoder, capsys):
+    rows = make_rows(200, 3)
+    lines = [f'"{text}","{";".join(f"tag {label}" for label in labels)}"' for text, labels in rows]
+    (tmp_path / "mine.csv").write_text("text,labels\n" + "\n".join(lines) + "\n")
+    assert main(["data", "import", str(tmp_path / "mine.csv"), "--output", str(tmp_path / "data")]) == 0
+    assert "engine train --data" in capsys.readouterr().out
+    flags = ["--profile", "cpu", "--data", str(tmp_path / "data"), "--encoder", str(tiny_encoder), "--epochs", "2"]
+    assert main(["train", *flags, "--set", "data.max_tokens=16", "--output", str(tmp_path / "runs")]) == 0
+    out = capsys.readouterr().out
+    assert "this model" in out
+    assert "tag " in out

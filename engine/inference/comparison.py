@@ -35,14 +35,20 @@ def compare_baselines(
         say(f"no nearest-neighbour baseline: more than {MOST_TEXTS:,} training texts")
         return found
     metrics, start = new_metrics(), 0
+    train, test = len(dataset.train), len(dataset.test)
     with stage("TF-IDF neighbours", "texts") as update:
+
+        def report(what: str, done: int) -> None:
+            """Reading the training texts comes first, then the choice of the settings, then the test texts."""
+            update({"reading training texts": 0, "comparing test texts": train}.get(what, train) + done, train + test)
+
         for ids in tfidf_neighbours(
             dataset.train.texts(),
             dataset.train.labels,
             dataset.test.texts(),
             dataset.n_labels,
             k,
-            progress=lambda what, done: update(done, max(done, len(dataset.train))),
+            progress=report,
         ):
             rows = np.arange(start, start + len(ids))
             chosen = labels.select(rows)

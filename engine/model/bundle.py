@@ -20,6 +20,7 @@ import torch
 
 from engine.data.label_order import LabelOrder
 from engine.errors import DataError
+from engine.files import sync
 from engine.model.classifier import Classifier, ClassifierShape
 from engine.model.encoder import FeatureHead, TextEncoder, load_encoder, load_tokenizer
 from engine.model.features import FeatureModel
@@ -91,7 +92,8 @@ def save_bundle(
         shutil.copyfile(labels_file, fresh / "labels.parquet")
         (fresh / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
         (fresh / "model.json").write_text(json.dumps(asdict(info), indent=2) + "\n")
-        _sync(fresh)
+        for written in [*fresh.rglob("*"), fresh]:
+            sync(written)
     except BaseException:
         shutil.rmtree(fresh, ignore_errors=True)
         raise
@@ -142,12 +144,3 @@ def read_info(path: Path) -> BundleInfo:
         raise DataError(f"{path} is no model: it has no model.json; name a run or its model folder") from error
     except (ValueError, TypeError, KeyError) as error:
         raise DataError(f"{file} is damaged ({error}); copy the model again") from error
-
-
-def _sync(folder: Path) -> None:
-    for path in [*folder.rglob("*"), folder]:
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)

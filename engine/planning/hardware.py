@@ -29,12 +29,17 @@ def detect(device: str = "auto") -> Hardware:
     if device != "cpu" and torch.cuda.is_available():
         properties = torch.cuda.get_device_properties(0)
         compute = "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
-        return Hardware("cuda", properties.name, properties.total_memory, os.cpu_count() or 1, compute)
+        return Hardware("cuda", properties.name, properties.total_memory, _cores(), compute)
     if device == "cuda":
         built = "this torch has no CUDA" if torch.version.cuda is None else "torch sees no CUDA device"
         raise EnvironmentProblem(f"hardware.device = cuda, but {built}; check the driver, or train with --device cpu")
     compute = "bf16" if torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported() else "fp32"
-    return Hardware("cpu", "CPU", host_memory(), len(os.sched_getaffinity(0)), compute)
+    return Hardware("cpu", "CPU", host_memory(), _cores(), compute)
+
+
+def _cores() -> int:
+    """Processors this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def host_memory() -> int:

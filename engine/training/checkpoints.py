@@ -15,6 +15,7 @@ from pathlib import Path
 from torch import Tensor
 
 from engine.errors import DataError, EnvironmentProblem
+from engine.files import sync
 
 MANIFEST = "manifest.json"
 SPARE_BYTES = 64 * 2**20  # free space to leave on the disk
@@ -45,10 +46,10 @@ def save(folder: Path, step: int, tensors: dict[str, dict[str, Tensor]], state: 
         manifest = {path.name: _describe(path) for path in sorted(fresh.iterdir())}
         (fresh / MANIFEST).write_text(json.dumps(manifest, indent=1))
         for path in [*fresh.iterdir(), fresh]:
-            _sync(path)
+            sync(path)
         shutil.rmtree(target, ignore_errors=True)
         os.replace(fresh, target)
-        _sync(folder)
+        sync(folder)
     except (OSError, SafetensorError) as error:
         shutil.rmtree(fresh, ignore_errors=True)
         raise EnvironmentProblem(
@@ -112,11 +113,3 @@ def _is_intact(path: Path) -> bool:
 def _describe(path: Path) -> dict:
     with path.open("rb") as stream:
         return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(stream, "sha256").hexdigest()}
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

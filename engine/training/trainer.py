@@ -8,6 +8,7 @@ size (GradCache: Gao et al. 2021).
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import nullcontext
@@ -259,6 +260,7 @@ class Trainer:
             learning_rate=self.config.classifier.learning_rate
             * warmup_cosine(progress.step, self.total, self.config.training.warmup_steps),
             instances_per_second=round(rate, 1),
+            eta_seconds=round((self.total - progress.step) * self.config.training.batch_size / max(rate, 1e-9)),
             memory_bytes=memory,
         )
 
@@ -401,8 +403,11 @@ def memory_bytes(device: torch.device) -> int:
 
 def host_peak_bytes() -> int:
     """Largest resident size that this process has had."""
-    import resource
-    import sys
+    try:
+        import resource
+    except ImportError:  # Windows
+        import psutil
 
+        return psutil.Process().memory_info().peak_wset
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

@@ -212,3 +212,30 @@ def test_resume_refuses_a_changed_dataset(tiny_flags, tiny_dataset, tmp_path, ca
     (copy / "dataset.json").write_text(json.dumps({**meta, "name": "other"}))
     assert main(["train", "--resume", str(run)]) == 3
     assert "has changed since" in capsys.readouterr().err
+
+
+def test_a_full_disk_is_said_and_training_goes_on(tiny_flags, tmp_path, monkeypatch):
+    monkeypatch.setattr("engine.training.checkpoints.SPARE_BYTES", 2**62)
+    run = train(tiny_flags, tmp_path)
+    assert json.loads((run / "status.json").read_text())["state"] == "completed"
+    assert (
+        "free some space. Earlier checkpoints are intact; training goes on without it" in (run / "log.txt").read_text()
+    )
+    assert not list((run / "checkpoints").glob("*"))
+
+
+def test_stopping_on_a_full_disk_fails_with_advice_and_the_last_checkpoint(tiny_flags, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("engine.training.reporter.STOP_FILE_SECONDS", 0.0)
+
+    def fill_then_stop() -> None:
+        while not list(tmp_path.glob("*/checkpoints/step_*/manifest.json")):
+            time.sleep(0.002)
+        monkeypatch.setattr("engine.training.checkpoints.SPARE_BYTES", 2**62)
+        (run,) = tmp_path.iterdir()
+        RunDirectory(run).request_stop()
+
+    threading.Thread(target=fill_then_stop, daemon=True).start()
+    assert main(["train", *tiny_flags, "--epochs", "200", "--output", str(tmp_path)]) == 5
+    assert "free some space" in capsys.readouterr().err
+    (run,) = tmp_path.iterdir()
+    assert list((run / "checkpoints").glob("step_*/manifest.json"))

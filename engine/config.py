@@ -76,7 +76,7 @@ class Classifier:
     beta2: float = key(0.999, "decay of the second moment", at_least=0.0, at_most=0.999999)
     weight_decay: float = key(0.0, "decoupled weight decay of the classifier", at_least=0.0)
     weight_dtype: Literal["auto", "fp32", "bf16", "fp16", "fp8"] = key("auto", "storage type of the weights")
-    backend: Literal["auto", "torch"] = key("auto", "what computes the classifier step")
+    backend: Literal["auto", "torch", "triton"] = key("auto", "what computes the classifier step")
 
 
 @dataclass(frozen=True)

@@ -6,15 +6,43 @@ from types import ModuleType
 
 import torch
 
-from engine.errors import ConfigError
+from engine.errors import ConfigError, EnvironmentProblem
 from engine.kernels import reference
+
+OLDEST_CAPABILITY = (8, 0)  # of a GPU for the fused kernels: bf16 on tensor cores
 
 
 def resolve_backend(name: str, device: torch.device | str) -> tuple[ModuleType, str]:
     """(module with `step`, `topk` and `gradient_energy`, one line that says which and why).
 
-    name: auto or torch. Raises ConfigError for any other name.
+    name: auto, torch or triton. auto takes triton where it works. Raises EnvironmentProblem when triton is asked for
+    and does not work, ConfigError for any other name.
     """
-    if name not in ("auto", "torch"):
-        raise ConfigError(f"classifier.backend = {name!r} is unknown; use auto or torch")
-    return reference, f"classifier backend: torch, label block by label block, on {device}"
+    if name not in ("auto", "torch", "triton"):
+        raise ConfigError(f"classifier.backend = {name!r} is unknown; use auto, torch or triton")
+    if name == "torch":
+        return reference, "torch, label block by label block"
+    problem = triton_problem(torch.device(device))
+    if problem is None:
+        from engine.kernels import triton_backend
+
+        return triton_backend, "triton, fused kernels"
+    if name == "triton":
+        raise EnvironmentProblem(f"classifier.backend = triton does not work here: {problem}; use auto or torch")
+    return reference, f"torch, label block by label block ({problem})"
+
+
+def triton_problem(device: torch.device) -> str | None:
+    """Why the fused kernels cannot run on `device`, or None."""
+    if device.type != "cuda":
+        return "the fused kernels need a CUDA device"
+    if torch.version.hip:
+        return "the fused kernels are for NVIDIA GPUs"
+    capability = torch.cuda.get_device_capability(device)
+    if capability < OLDEST_CAPABILITY:
+        return f"the GPU has compute capability {capability[0]}.{capability[1]}, the fused kernels need 8.0"
+    try:
+        import triton  # noqa: F401
+    except ImportError:
+        return "triton is not installed; on Windows the package is triton-windows"
+    return None

@@ -176,7 +176,7 @@ def new_classifier(
 ) -> tuple[Classifier, LabelOrder]:
     """A classifier with random weights, and the order of its labels."""  # fmt: skip
     backend, line = resolve_backend(config.classifier.backend, device)
-    reporter.say(f"backend   {line}")
+    reporter.say(f"backend   {line}, on {device}")
     order = _label_order(config, plan, material, device, autocast, reporter)
     return Classifier.new(classifier_shape(config, plan), backend, device, seed_of(config.run.seed, WEIGHTS)), order
 

@@ -217,6 +217,7 @@ class Trainer:
             step=step,
             seed=self.config.run.seed,
             want_loss=wants_loss,
+            deterministic=self.config.training.deterministic,
         )
         share = self.auxiliary.weight_at(step, self.total) if self.auxiliary else 0.0
         positives = Positives.from_rows(batch.offsets, batch.positions, self.device)

@@ -178,7 +178,8 @@ def flip_positives(value_RB, signs, slot, first, WORDS: tl.constexpr):
 def prefetch(pointer, BYTES: tl.constexpr):
     """Asks for the BYTES from `pointer` on to be brought from device memory into the second-level cache."""
     if not INTERPRETED:
-        line = pointer.to(tl.int64) + tl.arange(0, (BYTES + 127) // 128) * 128
+        LINES: tl.constexpr = triton.next_power_of_2((BYTES + 127) // 128)  # some of them the next tile's
+        line = pointer.to(tl.int64) + tl.arange(0, LINES) * 128
         tl.inline_asm_elementwise("prefetch.global.L2 [$1]; mov.b32 $0, 0;", "=r,l", [line], tl.int32, False, 1)
 
 

@@ -220,14 +220,15 @@ def dx_error(sums: torch.dtype) -> float:
 def section_tiles() -> None:
     """What else the tile could be; the choice in triton_backend.step_tile comes from this table."""
     say("## Tiles tried (ms)\n")
-    say("| F | G | sums | rows | parts × columns | instances | warps | registers | ms |\n|" + "---|" * 9)
+    say("| F | G | sums | rows | parts × columns | instances | warps | registers | rows are | ms |\n|" + "---|" * 10)
     for fan_in, group in [(128, 32), (128, 64), (64, 32)]:
         layer = make_layer(2_812_281, fan_in, group)
         parts, columns = (1, 64) if fan_in == 64 else (2, 64)
         tiles = [
-            Tile(group, columns, parts, instances, warps, registers)
+            Tile(group, columns, parts, instances, warps, registers, labels_first)
             for instances, warps in [(128, 4), (64, 4), (128, 8)]
             for registers in {(128, 4): (None, 200, 168), (64, 4): (None, 168), (128, 8): (128,)}[instances, warps]
+            for labels_first in (False, True)
         ]
         for tile in tiles:
             for sums in (
@@ -236,6 +237,7 @@ def section_tiles() -> None:
                 time = time_step(layer, tile=tile, sums=sums)
                 name = "fp16" if sums == torch.float16 else "fp32"
                 shape = f"{parts} × {columns} | {tile.batch} | {tile.warps} | {tile.registers or 'any'}"
+                shape += " | labels" if tile.labels_first else " | instances"
                 say(f"| {fan_in} | {group} | {name} | {tile.rows} | {shape} | {time:.2f} |")
     say()
 

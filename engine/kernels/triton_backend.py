@@ -40,7 +40,10 @@ LOG2_SCALE = {"bce": 6, "squared_hinge": 3}
 
 @dataclass(frozen=True)
 class Tile:
-    """Shape of one program: labels, columns at a time, parts of a narrow row, instances; and how it is compiled."""
+    """Shape of one program: labels, columns at a time, parts of a narrow row, instances; and how it is compiled.
+
+    labels_first: labels are the rows of its products, not instances.
+    """
 
     rows: int
     columns: int
@@ -48,6 +51,7 @@ class Tile:
     batch: int
     warps: int
     registers: int | None = None
+    labels_first: bool = True
 
     @property
     def compilation(self) -> dict[str, int]:
@@ -79,13 +83,16 @@ def step_tile(layer: LabelLayer, batch: int) -> Tile:
         return Tile(64, 64, 0, min(instances, 64), 4)
     rows = min(layer.group_size, 64)
     padded = triton.next_power_of_2(layer.fan_in)
+    # The wide matrix instructions want 64 rows. Not for fp8: ptxas 12.8 takes the address of one of the operands
+    # from a register it never set (an add-with-carry of the uniform registers), and the kernel faults.
+    labels_first = rows == 64 or layer.weight.dtype == FP8
     # fp32 products are three products each: their operands would not fit beside each other
     if layer.weight.dtype == torch.float32 or padded > 256 or padded * rows > 8192:
-        return Tile(rows, 64, 0, min(instances, 64), 4)
+        return Tile(rows, 64, 0, min(instances, 64), 4, labels_first=labels_first)
     registers = 168 if rows <= 32 and padded <= 128 else None  # three programs a multiprocessor
-    if padded <= 64:
-        return Tile(rows, padded, 1, instances, 4, registers)
-    return Tile(rows, padded // 2, 2, min(instances, 64) if padded == 256 else instances, 4, registers)
+    parts = 1 if padded <= 64 else 2
+    instances = min(instances, 64) if padded == 256 else instances
+    return Tile(rows, padded // parts, parts, instances, 4, registers, labels_first)
 
 
 def launch_step(
@@ -141,6 +148,7 @@ def launch_step(
         "DECAY": options.weight_decay != 0.0,
         "WANT_LOSS": options.want_loss,
         "COPIES": copies,
+        "LABELS_FIRST": tile.labels_first,
         "ORDERED": ordered,
         **tile.compilation,
     }

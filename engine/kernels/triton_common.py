@@ -25,9 +25,9 @@ def product(a, b, accumulator):
 
 
 @triton.jit
-def add_logits(z_RB, w_RF, x_FB):
-    """z + w @ x. The wide matrix instructions want 64 rows of the first factor: instances, where labels are fewer."""
-    if w_RF.shape[0] >= 64:
+def add_logits(z_RB, w_RF, x_FB, LABELS_FIRST: tl.constexpr):
+    """z + w @ x, with labels or instances as the rows of the product: wide matrix instructions want 64 of them."""
+    if LABELS_FIRST:
         z_RB = product(w_RF, x_FB, z_RB)
     else:
         z_RB = tl.trans(product(tl.trans(x_FB), tl.trans(w_RF), tl.trans(z_RB)))
@@ -35,9 +35,9 @@ def add_logits(z_RB, w_RF, x_FB):
 
 
 @triton.jit
-def add_weight_gradient(grad_RF, g_RB, x_FB):
-    """grad + g @ x^T; with 64 labels the first factor comes from registers."""
-    if g_RB.shape[0] >= 64:
+def add_weight_gradient(grad_RF, g_RB, x_FB, LABELS_FIRST: tl.constexpr):
+    """grad + g @ x^T, likewise with labels or features as its rows."""
+    if LABELS_FIRST:
         grad_RF = product(g_RB, tl.trans(x_FB), grad_RF)
     else:
         grad_RF = tl.trans(product(x_FB, tl.trans(g_RB), tl.trans(grad_RF)))

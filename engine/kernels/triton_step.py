@@ -73,6 +73,7 @@ def step_tile(
     ROWWISE: tl.constexpr,
     DECAY: tl.constexpr,
     WANT_LOSS: tl.constexpr,
+    LABELS_FIRST: tl.constexpr,
     ORDERED: tl.constexpr,
 ):
     dtype = x.dtype.element_ty
@@ -115,11 +116,11 @@ def step_tile(
         # the base moves and the offsets stay: 64-bit addresses kept across the loop would not fit the registers
         place0_FB = feature0_F[:, None] * STRIDE + at_B[None, :]
         x0_FB = tl.load(x + first + place0_FB, mask=real0_F[:, None], other=0.0, eviction_policy="evict_last")
-        z_RB = add_logits(tl.zeros((ROWS, BLOCK_B), tl.float32), w0_RF, x0_FB)
+        z_RB = add_logits(tl.zeros((ROWS, BLOCK_B), tl.float32), w0_RF, x0_FB, LABELS_FIRST)
         if PARTS == 2:
             place1_FB = feature1_F[:, None] * STRIDE + at_B[None, :]
             x1_FB = tl.load(x + first + place1_FB, mask=real1_F[:, None], other=0.0, eviction_policy="evict_last")
-            z_RB = add_logits(z_RB, w1_RF, x1_FB)
+            z_RB = add_logits(z_RB, w1_RF, x1_FB, LABELS_FIRST)
         z_RB = flip_positives(z_RB + bias_R[:, None], signs, where, first, WORDS)
         real_B = first + at_B < batch
         if WANT_LOSS:
@@ -128,11 +129,11 @@ def step_tile(
         g_RB = tl.where(real_B[None, :], g_RB, 0.0)
         grad_R += tl.sum(g_RB, axis=1)
         g_RB = g_RB.to(dtype)
-        grad0_RF = add_weight_gradient(grad0_RF, g_RB, x0_FB)
+        grad0_RF = add_weight_gradient(grad0_RF, g_RB, x0_FB, LABELS_FIRST)
         share_FB = product(tl.trans(w0_RF), g_RB, tl.zeros((BLOCK_F, BLOCK_B), tl.float32))
         add(dx + first + place0_FB, share_FB, real0_F[:, None], ORDERED)
         if PARTS == 2:
-            grad1_RF = add_weight_gradient(grad1_RF, g_RB, x1_FB)
+            grad1_RF = add_weight_gradient(grad1_RF, g_RB, x1_FB, LABELS_FIRST)
             share_FB = product(tl.trans(w1_RF), g_RB, tl.zeros((BLOCK_F, BLOCK_B), tl.float32))
             add(dx + first + place1_FB, share_FB, real1_F[:, None], ORDERED)
     if WANT_LOSS:
@@ -194,6 +195,7 @@ def step_kernel(
     DECAY: tl.constexpr,
     WANT_LOSS: tl.constexpr,
     COPIES: tl.constexpr,
+    LABELS_FIRST: tl.constexpr,
     ORDERED: tl.constexpr,
 ):
     """One tile a program; ORDERED: a program has a copy of dx to itself and takes its tiles one after the other."""
@@ -203,12 +205,14 @@ def step_kernel(
             step_tile(
                 tile, weight, bias, moment, index, x, dx, loss, slot, signs, labels, batch, rate, decay, beta2,
                 correction, eps, factor, key_a, key_b, F, G, STRIDE, BLOCK_F, PARTS, BLOCK_B, ROWS, LOSS, LOG2_SCALE,
-                ROWWISE, DECAY, WANT_LOSS, ORDERED,
+                ROWWISE, DECAY, WANT_LOSS, LABELS_FIRST,
+                ORDERED,
             )  # fmt: skip
             tl.debug_barrier()  # what this tile added to dx is read by other threads for the next
     else:
         step_tile(
             first_tile + tl.program_id(0), weight, bias, moment, index, x, dx, loss, slot, signs, labels, batch, rate,
             decay, beta2, correction, eps, factor, key_a, key_b, F, G, STRIDE, BLOCK_F, PARTS, BLOCK_B, ROWS, LOSS,
-            LOG2_SCALE, ROWWISE, DECAY, WANT_LOSS, ORDERED,
+            LOG2_SCALE, ROWWISE, DECAY, WANT_LOSS, LABELS_FIRST,
+                ORDERED,
         )  # fmt: skip

@@ -43,14 +43,23 @@ def chunk(
 
 
 @triton.jit
-def weight_gradient(x, gradient, feature_F, real_F, STRIDE: tl.constexpr, BLOCK_B: tl.constexpr, ROWS: tl.constexpr):
+def weight_gradient(
+    x,
+    gradient,
+    feature_F,
+    real_F,
+    STRIDE: tl.constexpr,
+    BLOCK_B: tl.constexpr,
+    ROWS: tl.constexpr,
+    LABELS_FIRST: tl.constexpr,
+):
     """[R, F] of a chunk."""
     grad_RF = tl.zeros((ROWS, feature_F.shape[0]), tl.float32)
     at_B = tl.arange(0, BLOCK_B)
     for first in range(0, STRIDE, BLOCK_B):
         x_FB = tl.load(x + feature_F[:, None] * STRIDE + (first + at_B)[None, :], mask=real_F[:, None], other=0.0)
         g_RB = tl.load(gradient + tl.arange(0, ROWS)[:, None] * STRIDE + (first + at_B)[None, :])
-        grad_RF = add_weight_gradient(grad_RF, g_RB, x_FB)
+        grad_RF = add_weight_gradient(grad_RF, g_RB, x_FB, LABELS_FIRST)
     return grad_RF
 
 
@@ -90,6 +99,7 @@ def wide_tile(
     ROWWISE: tl.constexpr,
     DECAY: tl.constexpr,
     WANT_LOSS: tl.constexpr,
+    LABELS_FIRST: tl.constexpr,
     ORDERED: tl.constexpr,
 ):
     dtype = x.dtype.element_ty
@@ -112,7 +122,7 @@ def wide_tile(
         for start in range(0, F, BLOCK_F):
             stored_RF, _, _, feature_F, real_F = chunk(weight, index, start, real_R, F, BLOCK_F, ROWS, INDEX)
             x_FB = tl.load(x + feature_F[:, None] * STRIDE + (first + at_B)[None, :], mask=real_F[:, None], other=0.0)
-            z_RB = add_logits(z_RB, decode(stored_RF).to(dtype), x_FB)
+            z_RB = add_logits(z_RB, decode(stored_RF).to(dtype), x_FB, LABELS_FIRST)
         z_RB = flip_positives(z_RB + bias_R[:, None], signs, where, first, WORDS)
         real_B = first + at_B < batch
         if WANT_LOSS:
@@ -134,7 +144,7 @@ def wide_tile(
             share_FB = product(tl.trans(w_RF), g_RB, tl.zeros((BLOCK_F, BLOCK_B), tl.float32))
             add(dx + feature_F[:, None] * STRIDE + (first + at_B)[None, :], share_FB, real_F[:, None], ORDERED)
         if ROWWISE:
-            grad_RF = weight_gradient(x, gradient, feature_F, real_F, STRIDE, BLOCK_B, ROWS)
+            grad_RF = weight_gradient(x, gradient, feature_F, real_F, STRIDE, BLOCK_B, ROWS, LABELS_FIRST)
             square_R += tl.sum(grad_RF * grad_RF, axis=1)
 
     if ROWWISE:
@@ -147,7 +157,7 @@ def wide_tile(
     tl.store(bias + row + at_R, bias_R - rate_R * grad_R, mask=real_R)
     for start in range(0, F, BLOCK_F):
         stored_RF, place_RF, real_RF, feature_F, real_F = chunk(weight, index, start, real_R, F, BLOCK_F, ROWS, INDEX)
-        grad_RF = weight_gradient(x, gradient, feature_F, real_F, STRIDE, BLOCK_B, ROWS)
+        grad_RF = weight_gradient(x, gradient, feature_F, real_F, STRIDE, BLOCK_B, ROWS, LABELS_FIRST)
         # a stream a chunk: F is below 2**24 and tiles are numbered from 0 in every layer
         noise = noise_RF(key_a, key_b + start, tile, ROWS, BLOCK_F)
         new_RF = updated_rows(decode(stored_RF), grad_RF, rate_R, decay, noise >> 16, DECAY, STORE)
@@ -192,6 +202,7 @@ def wide_step_kernel(
     DECAY: tl.constexpr,
     WANT_LOSS: tl.constexpr,
     COPIES: tl.constexpr,
+    LABELS_FIRST: tl.constexpr,
     ORDERED: tl.constexpr,
 ):
     """Arguments and launch as step_kernel."""
@@ -201,12 +212,14 @@ def wide_step_kernel(
             wide_tile(
                 tile, first_tile, weight, bias, moment, index, x, gradient, dx, loss, slot, signs, labels, batch,
                 rate, decay, beta2, correction, eps, factor, key_a, key_b, F, G, STRIDE, BLOCK_F, BLOCK_B, ROWS,
-                INDEX, LOSS, LOG2_SCALE, ROWWISE, DECAY, WANT_LOSS, ORDERED,
+                INDEX, LOSS, LOG2_SCALE, ROWWISE, DECAY, WANT_LOSS, LABELS_FIRST,
+                ORDERED,
             )  # fmt: skip
             tl.debug_barrier()
     else:
         wide_tile(
             first_tile + tl.program_id(0), first_tile, weight, bias, moment, index, x, gradient, dx, loss, slot,
             signs, labels, batch, rate, decay, beta2, correction, eps, factor, key_a, key_b, F, G, STRIDE, BLOCK_F,
-            BLOCK_B, ROWS, INDEX, LOSS, LOG2_SCALE, ROWWISE, DECAY, WANT_LOSS, ORDERED,
+            BLOCK_B, ROWS, INDEX, LOSS, LOG2_SCALE, ROWWISE, DECAY, WANT_LOSS, LABELS_FIRST,
+                ORDERED,
         )  # fmt: skip

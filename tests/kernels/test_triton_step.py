@@ -304,6 +304,16 @@ def test_larger_shapes(group, fan_in, batch):
 
 @pytest.mark.gpu
 @needs_gpu
+@pytest.mark.parametrize("dtype", [FP8, torch.float16], ids=str)
+@pytest.mark.parametrize("group", [16, 32, 64])
+@pytest.mark.parametrize("fan_in", [64, 128])
+def test_other_types_in_large_tiles(dtype, group, fan_in):
+    layer = make_layer(5_011, 384, fan_in, group, dtype)
+    check_step(layer, 128, random_positives(layer, 128, 20), width=384)
+
+
+@pytest.mark.gpu
+@needs_gpu
 @pytest.mark.parametrize("fan_in", [128, None], ids=["tail", "head"])
 def test_memory_of_a_step(fan_in):
     layer = make_layer(200_000, 256, fan_in, 32)

@@ -180,8 +180,8 @@ def gradient_energy(
 def topk(layers: list[LabelLayer], x_BD: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """The k best labels of each instance: (logits fp32 [B, k] descending, label-order ids int64 [B, k]).
 
-    Streams over label blocks and keeps a running best, so that no [B, L] tensor exists. Of equal logits the
-    smaller label-order id comes first. k may not exceed the number of labels.
+    Streams over label blocks and keeps a running best, so that no [B, L] tensor exists. Which of
+    equal logits comes first is not defined. k may not exceed the number of labels.
     """
     x_BD = x_BD.float()
     x_DB = x_BD.T.contiguous()

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from conftest import make_rows, write_dataset
 from engine.cli import build_parser, main
+from tiny import make_rows, write_dataset
 
 SOURCE = Path(__file__).parents[1]
 

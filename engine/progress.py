@@ -20,7 +20,7 @@ def bar(title: str, unit: str, total: int | None = None, initial: int = 0):  # t
         maxinterval=1.0 if live else 30.0,
         file=sys.stderr if live else _LineBars(),
         dynamic_ncols=live,
-        ncols=None if live else 100,
+        ncols=None if live else 120,
         ascii=not live,
         leave=not live,
     )

@@ -80,3 +80,25 @@ def test_no_pickle_and_no_remote_code():
         assert not re.search(
             r"import pickle|torch\.load\(|trust_remote_code=True|shell=True|weights_only=False", text
         ), path
+
+
+def test_the_readme_shows_what_the_program_prints():
+    from engine.inference.metrics import format_table
+
+    keys = [f"{metric}@{k}" for metric in ("P", "R", "nDCG", "PSP") for k in (1, 3, 5)]
+    keys += [f"{metric}/{band}" for metric in ("P@1", "R@5") for band in ("head", "torso", "tail")]
+    shown = README[README.index("Test set, ") :]
+    rows = [line for line in shown.split("P@1 is")[0].splitlines() if line[:4] in ("this", "most", "TF-I")]
+    values = {
+        name: [float(v) for v in re.findall(r"[\d.]+", line[22:])]
+        for name, line in ((r[:22].strip(), r) for r in rows[:3])
+    }
+    columns = shown.splitlines()[1].split()[2:]
+    result = {name: dict(zip(columns, (v / 100 for v in row), strict=True)) for name, row in values.items()}
+    bands = shown.split("\n\n")[1].splitlines()
+    band_columns = bands[0].split()[2:]
+    for line in bands[1:4]:
+        numbers = [float(v) / 100 for v in re.findall(r"[\d.]+", line[22:])]
+        result[line[:22].strip()] |= dict(zip(band_columns, numbers, strict=True))
+    assert set(columns) | set(band_columns) <= set(keys)
+    assert format_table(result) in README

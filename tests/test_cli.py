@@ -63,7 +63,9 @@ def fails(capsys, code, *arguments):
 
 def test_missing_dataset(tiny_flags, tmp_path, capsys):
     missing = tmp_path / "nowhere"
-    assert str(missing) in fails(capsys, 3, "train", *tiny_flags, "--output", str(tmp_path), "--data", str(missing))
+    runs = tmp_path / "runs"
+    assert str(missing) in fails(capsys, 3, "train", *tiny_flags, "--output", str(runs), "--data", str(missing))
+    assert not runs.exists()
 
 
 @pytest.mark.parametrize("damage", ["truncated", "changed"])

@@ -16,6 +16,7 @@ from accelerate import Accelerator
 from engine.config import RunConfig
 from engine.data.builtin import BUILT_IN
 from engine.data.label_order import LabelOrder
+from engine.data.store import Dataset
 from engine.errors import ConfigError, DataError, EnvironmentProblem, MemoryBudgetError, StopRequested
 from engine.inference.comparison import compare_baselines
 from engine.inference.evaluation import EVALUATION_TOKENS, evaluate_rows
@@ -49,8 +50,14 @@ PACKAGES = ("torch", "transformers", "accelerate", "bitsandbytes", "numpy", "fan
 
 
 def start(config: RunConfig, profile: str, origins: dict[str, str]) -> tuple[RunDirectory, dict[str, Any]]:
-    """Makes a run directory and trains in it. Returns the run and its result."""
+    """Makes a run directory and trains in it. Returns the run and its result.
+
+    What is quickly seen to be missing (the device, the dataset) is refused before there is a directory.
+    """
     config = _with_absolute_paths(config)
+    detect(config.hardware.device)
+    if config.data.path not in BUILT_IN:
+        Dataset.open(Path(config.data.path))
     name = config.run.name or Path(config.data.path).name
     run = RunDirectory.create(Path(config.run.output), name)
     versions = {package: _version(package) for package in PACKAGES}

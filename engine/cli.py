@@ -42,7 +42,13 @@ EXAMPLES = (
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs one command; returns its exit code (see engine.errors)."""
-    options = build_parser().parse_args(arguments)
+    parser = build_parser()
+    options, rest = parser.parse_known_args(arguments)
+    # Texts may stand behind the options; argparse takes positional arguments only in one run.
+    if rest and options.run is predict_command and not any(text.startswith("-") for text in rest):
+        options.texts += rest
+    elif rest:
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
     # Harmless on a CPU, and nothing a user could act on.
     logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
     # The tokenizers' threads work in this process alone; no process is forked while they do.
@@ -75,11 +81,18 @@ def main(arguments: list[str] | None = None) -> int:
 
 def build_parser() -> argparse.ArgumentParser:
     """The whole command-line surface."""
-    parser = argparse.ArgumentParser(prog="engine", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="engine",
+        description="Trains text classifiers with very many labels and asks them. `engine train` alone trains on a "
+        "built-in corpus; `engine train --data DIR` on yours, which `engine data import` makes.",
+    )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
-    keys = "\n".join(f"  {name:<30}{field.metadata['doc']}" for name, field in KEYS.items())
-    train = _command(commands, "train", "train a classifier", train_command, epilog=f"configuration keys:\n{keys}")
+    defaults = RunConfig().flat()
+    keys = "\n".join(f"  {name:<30}{field.metadata['doc']} ({defaults[name]})" for name, field in KEYS.items())
+    train = _command(
+        commands, "train", "train a classifier", train_command, epilog=f"configuration keys (defaults):\n{keys}"
+    )
     train.add_argument("--profile", help="memory tier: auto (default), cpu, 4gb ... 24gb, or a TOML file")
     for flag, (key, text) in FLAGS.items():
         train.add_argument(f"--{flag}", help=f"{text} ({key})")
@@ -93,7 +106,7 @@ def build_parser() -> argparse.ArgumentParser:
     predict.add_argument("texts", nargs="*", help="texts; without any, standard input is read, one a line")
     predict.add_argument("--input", metavar="FILE", help="read texts from a .txt, .jsonl or .csv file")
     predict.add_argument("--column", default="text", help="field of a .jsonl or column of a .csv (text)")
-    predict.add_argument("-k", "--top", type=_positive, default=5, help="labels a text (5)")
+    predict.add_argument("-k", "--top", type=positive_number, default=5, help="labels a text (5)")
     predict.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
     predict.add_argument("--json", action="store_true", help="one JSON object a text")
 
@@ -113,6 +126,7 @@ def build_parser() -> argparse.ArgumentParser:
     load.add_argument("--text-column", default="text", help="of .csv and .jsonl (text)")
     load.add_argument("--labels-column", default="labels", help="of .csv and .jsonl (labels)")
     load.add_argument("--delimiter", default=";", help="between labels in one field (;)")
+    load.add_argument("--overwrite", action="store_true", help="replace the dataset that is there")
     demo = _command(data, "demo", "make the built-in corpus: Python API finder", demo_command)
     demo.add_argument("--output", type=Path, required=True, metavar="DIR", help="the dataset directory to make")
     demo.add_argument("--scope", default="stdlib", choices=("stdlib", "installed"), help="whose docstrings (stdlib)")
@@ -137,11 +151,17 @@ def _command(commands: Any, name: str, text: str, run: Callable, epilog: str | N
     return parser
 
 
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{value} is not positive")
-    return value
+def positive_number(text: str) -> int:
+    """A whole number above 0, for argparse."""
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
+    return int(text)
+
+
+def _existing(path: Path) -> Path:
+    """The path, or the run of that id in the folder where runs are made by default."""
+    default = Path(RunConfig().run.output) / path
+    return default if not path.exists() and default.exists() else path
 
 
 def _print_json(value: Any) -> None:
@@ -157,11 +177,17 @@ def train_command(options: argparse.Namespace) -> None:
     overrides = dict(parse_assignment(text) for text in options.set)
     if options.resume:
         from engine.config import load_profile
+        from engine.runs import RunDirectory
         from engine.training.run import resume
 
         profile = load_profile(options.profile) if options.profile and options.profile != "auto" else {}
         changes = {**profile, **overrides, **{key: value for key, (value, _) in flags.items()}}
-        run, result = resume(options.resume, changes)
+        path = _existing(options.resume)
+        if options.dry_run:
+            stored = RunDirectory.open(path).read_json("config.json")
+            _print_configuration(RunConfig.from_flat(stored["config"]), stored["origins"], options.json)
+            return
+        run, result = resume(path, changes)
     else:
         profile = options.profile or "auto"
         if profile == "auto":
@@ -202,7 +228,8 @@ def _print_result(run: Any, result: dict[str, Any]) -> None:
         mine = result["metrics"]["P@1"]
         for name, metrics in result["baselines"].items():
             ahead = mine - metrics["P@1"]
-            print(f"P@1 is {abs(ahead):.1%} points {'above' if ahead >= 0 else 'BELOW'} {name}".replace("%", ""))
+            side = "above" if ahead > 0 else "BELOW" if ahead < 0 else "from"
+            print(f"P@1 is {100 * abs(ahead):.1f} points {side} {name}")
     print(
         f"\n{result['steps']:,} steps in {result['training_seconds']:,.0f} s "
         f"({result['instances_per_second']:,.0f} instances/s), {result['wall_seconds']:,.0f} s in all; "
@@ -235,7 +262,7 @@ def _print_predictions(text: str, predictions: list) -> None:
 
 
 def predict_command(options: argparse.Namespace) -> None:
-    from engine.inference.predictor import Predictor
+    from engine.inference.predictor import WINDOW, Predictor
     from engine.inference.texts import read_texts
 
     if options.input and options.texts:
@@ -244,7 +271,7 @@ def predict_command(options: argparse.Namespace) -> None:
         if not text.strip():
             raise DataError("the text is empty; there is nothing to predict from")
     source = iter(options.texts) if options.texts else read_texts(options.input or "-", options.column)
-    predictor = Predictor.load(options.model, options.device)
+    predictor = Predictor.load(_existing(options.model), options.device)
     kept: list[str] = []  # texts whose predictions are still to come: one window of them
 
     def remembered() -> Iterator[str]:
@@ -252,7 +279,10 @@ def predict_command(options: argparse.Namespace) -> None:
             kept.append(text)
             yield text
 
-    with closing(predictor.stream(remembered(), options.top)) as found:
+    typed = not options.texts and not options.input and sys.stdin.isatty()
+    if typed:
+        print("one text a line, Ctrl-D ends", file=sys.stderr)
+    with closing(predictor.stream(remembered(), options.top, 1 if typed else WINDOW)) as found:
         for predictions in found:
             text = kept.pop(0)
             if options.json:
@@ -267,7 +297,7 @@ def evaluate_command(options: argparse.Namespace) -> None:
     from engine.inference.metrics import format_table
 
     config = RunConfig.from_flat({"evaluation.k": options.k})
-    metrics = evaluate_bundle(options.model, options.data, options.split, config.evaluation, options.device)
+    metrics = evaluate_bundle(_existing(options.model), options.data, options.split, config.evaluation, options.device)
     if options.json:
         _print_json(metrics)
     else:
@@ -289,6 +319,7 @@ def import_command(options: argparse.Namespace) -> None:
             options.source,
             options.output,
             name=options.name,
+            overwrite=options.overwrite,
             columns=TableColumns(text=options.text_column, labels=options.labels_column, delimiter=options.delimiter),
             progress=progress,
         )
@@ -338,7 +369,7 @@ def show_command(options: argparse.Namespace) -> None:
     from engine.inference.metrics import format_table
     from engine.runs import RunDirectory
 
-    run = RunDirectory.open(options.run_path)
+    run = RunDirectory.open(_existing(options.run_path))
     status = run.current_status()
     files = {name: run.read_json(name) for name in ("plan.json", "result.json") if (run.path / name).is_file()}
     plan, result = files.get("plan.json", {}), files.get("result.json", {})
@@ -364,7 +395,7 @@ def show_command(options: argparse.Namespace) -> None:
 def stop_command(options: argparse.Namespace) -> None:
     from engine.runs import ACTIVE_STATES, RunDirectory
 
-    run = RunDirectory.open(options.run_path)
+    run = RunDirectory.open(_existing(options.run_path))
     state = run.state()
     if state not in ACTIVE_STATES:
         raise ConfigError(f"{run.path} is {state}; there is nothing to stop")

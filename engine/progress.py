@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
+from contextlib import suppress
 
 
 def bar(title: str, unit: str, total: int | None = None, initial: int = 0):  # tqdm is imported late
     """A progress bar on standard error; where that is no terminal, a line every 20 s."""
     from tqdm import tqdm
 
-    live = sys.stderr.isatty()
+    live = sys.stderr.isatty() and shutil.get_terminal_size((100, 24)).lines > 1
     return tqdm(
         total=total,
         initial=initial,
         desc=title,
         unit=f" {unit}",
         unit_scale=False,
+        delay=0.0 if live else 2.0,  # in a log, what is done at once needs no line
         mininterval=0.2 if live else 20.0,
         maxinterval=1.0 if live else 30.0,
-        file=sys.stderr if live else _LineBars(),
+        file=Terminal() if live else _Lines(),
         dynamic_ncols=live,
         ncols=None if live else 120,
         ascii=not live,
@@ -26,13 +29,31 @@ def bar(title: str, unit: str, total: int | None = None, initial: int = 0):  # t
     )
 
 
-class _LineBars:
+class Terminal:
+    """Standard error; writing to one whose reader has left is not worth a training."""
+
+    encoding = "utf-8"
+
+    def write(self, text: str) -> None:
+        with suppress(OSError):
+            sys.stderr.write(text)
+
+    def flush(self) -> None:
+        with suppress(OSError):
+            sys.stderr.flush()
+
+    def fileno(self) -> int:
+        return sys.stderr.fileno()
+
+    def isatty(self) -> bool:
+        return sys.stderr.isatty()
+
+
+class _Lines(Terminal):
     """A stream on which every refresh of a bar is a line of its own, for logs and pipes."""
 
     def write(self, text: str) -> None:
         text = text.replace("\r", "").strip()
         if text:
-            print(text, file=sys.stderr, flush=True)
-
-    def flush(self) -> None:
-        sys.stderr.flush()
+            super().write(text + "\n")
+            self.flush()

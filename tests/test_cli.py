@@ -36,7 +36,7 @@ def test_surface_changes_only_on_purpose():
         "engine predict": ["--column", "--debug", "--device", "--input", "--json", "--top", "model", "texts"],
         "engine evaluate": ["--data", "--debug", "--device", "--json", "--k", "--split", "model"],
         "engine data import": sorted(
-            "--debug --delimiter --labels-column --name --output --text-column source".split()
+            "--debug --delimiter --labels-column --name --output --overwrite --text-column source".split()
         ),
         "engine data demo": ["--debug", "--output", "--scope"],
         "engine runs list": ["--debug", "--json", "--runs"],
@@ -275,3 +275,42 @@ def test_import_and_train_from_csv(tmp_path, tiny_encoder, capsys):
     out = capsys.readouterr().out
     assert "this model" in out
     assert "tag " in out
+
+
+def test_texts_may_stand_behind_options(trained, capsys):
+    assert main(["predict", str(trained), "-k", "2", "open the file", "--json", "sort a tree"]) == 0
+    rows = list(map(json.loads, capsys.readouterr().out.splitlines()))
+    assert [row["text"] for row in rows] == ["open the file", "sort a tree"]
+    assert "give texts or --input" in fails(capsys, 2, "predict", str(trained), "--input", "f.csv", "a text")
+    with pytest.raises(SystemExit, match="2"):
+        main(["predict", str(trained), "a text", "--nonsense"])
+
+
+def test_what_came_before_a_bad_line_is_predicted(trained, tmp_path, capsys):
+    (tmp_path / "texts.txt").write_text("open the file\n\nsort a tree\n")
+    assert main(["predict", str(trained), "--input", str(tmp_path / "texts.txt"), "--json"]) == 3
+    captured = capsys.readouterr()
+    assert json.loads(captured.out)["text"] == "open the file"
+    assert "texts.txt:2: empty text" in captured.err
+
+
+def test_a_run_is_also_found_by_its_id(trained, capsys, monkeypatch):
+    (trained.parent.parent / "runs").symlink_to(trained.parent)
+    monkeypatch.chdir(trained.parent.parent)
+    assert main(["runs", "show", trained.name]) == 0
+    assert main(["predict", trained.name, "open the file"]) == 0
+
+
+def test_dry_run_of_a_resume_trains_nothing(trained, capsys):
+    assert main(["train", "--resume", str(trained), "--dry-run"]) == 0
+    shown = {line.split()[0]: line.split()[1] for line in capsys.readouterr().out.splitlines() if len(line.split()) > 2}
+    assert shown["training.batch_size"] == "32"
+
+
+def test_what_cannot_work_is_refused_before_there_is_a_run(tiny_flags, tmp_path, capsys):
+    runs = ["--output", str(tmp_path / "runs")]
+    assert "exceeds the 32 features" in fails(capsys, 2, "train", *tiny_flags, *runs, "--fan-in", "33")
+    assert "no local directory" in fails(capsys, 2, "train", *tiny_flags, *runs, "--encoder", "nobody/nothing")
+    assert not (tmp_path / "runs").exists()
+    (tmp_path / "file").write_text("")
+    assert "run.output" in fails(capsys, 2, "train", *tiny_flags, "--output", str(tmp_path / "file"))

@@ -60,14 +60,28 @@ class Predictor:
         """The k most probable labels of each text, best first. Raises DataError for an empty text."""
         return list(self.stream(texts, k))
 
-    def stream(self, texts: Iterable[str], k: int = 5) -> Iterator[list[Prediction]]:
-        """Like `predict`, one text's labels at a time in the order of the texts, WINDOW texts in memory."""
-        pending = enumerate(texts, 1)
-        while window := list(islice(pending, WINDOW)):
-            for number, text in window:
-                if not text.strip():
-                    raise DataError(f"text {number} is empty; there is nothing to predict from")
-            yield from self._predict_window([text for _, text in window], k)
+    def stream(self, texts: Iterable[str], k: int = 5, window: int = WINDOW) -> Iterator[list[Prediction]]:
+        """Like `predict`, one text's labels at a time in the order of the texts, `window` texts in memory.
+
+        Texts before a bad one are predicted before its DataError is raised.
+        """
+        pending, number = iter(texts), 0
+        while True:
+            held, problem = [], None
+            try:
+                for text in islice(pending, window):
+                    number += 1
+                    if not text.strip():
+                        raise DataError(f"text {number} is empty; there is nothing to predict from")
+                    held.append(text)
+            except DataError as error:
+                problem = error
+            if held:
+                yield from self._predict_window(held, k)
+            if problem:
+                raise problem
+            if not held:
+                return
 
     def _predict_window(self, texts: list[str], k: int) -> list[list[Prediction]]:
         tokenizer, info = self.bundle.tokenizer, self.bundle.info

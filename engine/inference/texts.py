@@ -74,7 +74,7 @@ def _csv(lines: Iterator[tuple[int, str]], name: str, column: str) -> Iterator[s
             at[0] = number
             yield line
 
-    reader = csv.DictReader(tracked())
+    reader = csv.DictReader(tracked(), strict=True)
     if column not in (reader.fieldnames or ()):
         found = ", ".join(reader.fieldnames or ()) or "nothing"
         raise DataError(f"{name}:1: no column {column!r} among {found}; name it with --column")
@@ -86,6 +86,8 @@ def _csv(lines: Iterator[tuple[int, str]], name: str, column: str) -> Iterator[s
 
 
 def _not_empty(text: object, name: str, number: int) -> str:
-    if not isinstance(text, str) or not text.strip():
+    if not isinstance(text, str):
+        raise DataError(f"{name}:{number}: {type(text).__name__} where a text should be")
+    if not text.strip():
         raise DataError(f"{name}:{number}: empty text; there is nothing to predict from")
     return text

@@ -69,6 +69,16 @@ def unit_scale(x_BD: Tensor) -> Tensor:
     return nnf.normalize(x_BD, dim=1) * x_BD.shape[1] ** 0.5
 
 
+def encoder_width(directory: Path) -> int:
+    """Features of the encoder in `directory`, from its configuration alone. Raises ConfigError."""
+    from transformers import AutoConfig
+
+    try:
+        return AutoConfig.from_pretrained(directory, local_files_only=True).hidden_size
+    except (OSError, ValueError, AttributeError) as error:
+        raise ConfigError(f"encoder {directory} cannot be used: {str(error).splitlines()[0]}") from error
+
+
 def load_encoder(directory: Path, pooling: str, dtype: torch.dtype) -> TextEncoder:
     """The encoder in `directory` with its parameters in `dtype`, in evaluation mode, on the CPU."""
     from transformers import AutoModel

@@ -60,8 +60,7 @@ def make_plan(config: RunConfig, hardware: Hardware, labels: int, width: int) ->
     def size(fan_in: int) -> dict[str, int]:
         return classifier_bytes(labels, head, width, fan_in, group_size, dtype, c.optimizer)
 
-    if isinstance(c.fan_in, int) and c.fan_in > width:
-        raise ConfigError(f"classifier.fan_in = {c.fan_in} exceeds the {width} features there are; lower it")
+    check_fan_in(config, width)
     if c.fan_in == "dense":
         candidates = [width]
     elif c.fan_in == "auto":
@@ -84,6 +83,13 @@ def make_plan(config: RunConfig, hardware: Hardware, labels: int, width: int) ->
         labels, head, width, fan_in, group_size, dtype, micro, every, hardware.device, hardware.compute, size(fan_in),
         budget,
     )  # fmt: skip
+
+
+def check_fan_in(config: RunConfig, width: int) -> None:
+    """Raises ConfigError for a fan-in above the width D."""
+    fan_in = config.classifier.fan_in
+    if isinstance(fan_in, int) and fan_in > width:
+        raise ConfigError(f"classifier.fan_in = {fan_in} exceeds the {width} features there are; lower it")
 
 
 def classifier_bytes(

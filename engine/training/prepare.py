@@ -107,6 +107,8 @@ def gather(config: RunConfig, hardware: Hardware, dataset: Dataset, reporter: Re
     )
     kind = f"frozen, {hardware.compute}" if frozen else "trained"
     reporter.say(f"encoder   {config.encoder.name}: {kind}, {encoder.width} features, from {directory}")
+    if not frozen and hardware.device == "cpu":
+        reporter.say("warning   training the encoder on a CPU is slow; --set encoder.trainable=none is the CPU's way")
     train, validation = split_validation(len(labelled), config.data.validation_fraction, seed)
 
     inputs = tokens_of(dataset.train, tokenizer, config, dataset.cache, reporter)

@@ -1,18 +1,17 @@
 """What a run says while it works: one line or bar on the terminal, events and status in its directory.
 
-Also the one place where a request to stop is noticed: SIGINT, SIGTERM, or the run's `stop` file.
+Also the one place where a request to stop is noticed: SIGINT, SIGTERM, SIGHUP, or the run's `stop` file.
 """
 
 from __future__ import annotations
 
 import signal
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from engine.errors import StopRequested
-from engine.progress import bar
+from engine.progress import Terminal, bar
 from engine.runs import RunDirectory
 
 STOP_FILE_SECONDS = 1.0  # the stop file is looked for no more often
@@ -31,7 +30,7 @@ class Reporter:
         """One line for people: terminal, log and event log."""
         from tqdm import tqdm
 
-        tqdm.write(text, file=sys.stderr)
+        tqdm.write(text, file=Terminal())
         self.run.log(text)
         if event:
             self.run.event("message", text=text)
@@ -64,16 +63,17 @@ class Reporter:
 
     @contextmanager
     def stop_signals(self) -> Iterator[None]:
-        """Turns the first SIGINT or SIGTERM into a request to stop; a second one ends the process at once."""
+        """Turns the first SIGINT, SIGTERM or SIGHUP into a request to stop; a second one ends the process at once."""
 
         def ask(number: int, frame: object) -> None:
             self._stopping = True
             signal.signal(number, previous[number])
-            print("\nstopping after this step, saving (once more to end at once)", file=sys.stderr)
+            Terminal().write("\nstopping after this step, saving (once more to end at once)\n")
 
         previous = {}
         try:
-            for number in (signal.SIGINT, signal.SIGTERM):
+            # SIGHUP: the terminal was closed. Windows has none.
+            for number in filter(None, (signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGHUP", None))):
                 previous[number] = signal.signal(number, ask)
         except ValueError:
             pass  # not the main thread: the stop file still works

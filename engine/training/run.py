@@ -24,9 +24,11 @@ from engine.inference.metrics import Metrics
 from engine.kernels.dispatch import resolve_backend
 from engine.model.bundle import load_bundle, recover_bundle
 from engine.model.classifier import Classifier
+from engine.model.encoder import encoder_width
 from engine.model.features import FeatureInputs, by_length
+from engine.model.sources import find_encoder
 from engine.planning.hardware import GIB, detect
-from engine.planning.planner import Plan
+from engine.planning.planner import Plan, check_fan_in
 from engine.runs import RunDirectory
 from engine.training import checkpoints
 from engine.training.prepare import (
@@ -52,14 +54,20 @@ PACKAGES = ("torch", "transformers", "accelerate", "bitsandbytes", "numpy", "fan
 def start(config: RunConfig, profile: str, origins: dict[str, str]) -> tuple[RunDirectory, dict[str, Any]]:
     """Makes a run directory and trains in it. Returns the run and its result.
 
-    What is quickly seen to be missing (the device, the dataset) is refused before there is a directory.
+    What is quickly seen not to work (device, dataset, encoder, fan-in) is refused before there is a directory.
     """
     config = _with_absolute_paths(config)
     detect(config.hardware.device)
+    check_fan_in(config, config.intermediate.width or encoder_width(find_encoder(config.encoder.name)))
     if config.data.path not in BUILT_IN:
         Dataset.open(Path(config.data.path))
     name = config.run.name or Path(config.data.path).name
-    run = RunDirectory.create(Path(config.run.output), name)
+    try:
+        run = RunDirectory.create(Path(config.run.output), name)
+    except OSError as error:
+        raise ConfigError(
+            f"run.output = {config.run.output}: no folder can be made there ({error.strerror})"
+        ) from error
     versions = {package: _version(package) for package in PACKAGES}
     run.write_json(
         "config.json", {"profile": profile, "config": config.flat(), "origins": origins, "versions": versions}
@@ -144,7 +152,8 @@ def _train(run: RunDirectory, config: RunConfig, profile: str, reporter: Reporte
     if checkpoint:
         trainer.load(checkpoint)
         reporter.say(f"resuming  at step {trainer.progress.step:,} of {trainer.total:,}")
-    trainer.fit()
+    earlier = trainer.progress.wall
+    trainer.fit(started)
     progress = trainer.progress
     peak = memory_bytes(accelerator.device)
     run.write_json("plan.json", {**plan.to_json(), "measured_bytes": peak})
@@ -161,7 +170,7 @@ def _train(run: RunDirectory, config: RunConfig, profile: str, reporter: Reporte
         "peak_memory_bytes": peak,
         "host_peak_bytes": host_peak_bytes(),
         "training_seconds": round(progress.seconds, 1),
-        "wall_seconds": round(time.monotonic() - started, 1),
+        "wall_seconds": round(earlier + time.monotonic() - started, 1),
         "instances_per_second": round(progress.instances / max(1e-9, progress.seconds), 1),
     }
     run.write_json("result.json", result)

@@ -69,6 +69,7 @@ class Progress:
     evaluations_since_best: int = 0
     seconds: float = 0.0
     instances: int = 0
+    wall: float = 0.0
     done: bool = False
 
 
@@ -104,8 +105,12 @@ class Trainer:
 
     # Running
 
-    def fit(self) -> None:
-        """Trains to the end. Raises StopRequested after saving, when that is asked for."""
+    def fit(self, started: float) -> None:
+        """Trains to the end; started: the monotonic time at which this session began.
+
+        Raises StopRequested after saving, when that is asked for.
+        """
+        self.began = started - self.progress.wall
         self.reporter.enter("training", self.progress.step, self.total)
         self.saved_at = time.monotonic()
         with bar("training", "steps", self.total, self.progress.step) as self.bar:

@@ -8,7 +8,7 @@ from contextlib import suppress
 
 
 def bar(title: str, unit: str, total: int | None = None, initial: int = 0):  # tqdm is imported late
-    """A progress bar on standard error; where that is no terminal, a line every 20 s."""
+    """A progress bar on standard error; where that is no terminal, a line every 10 s."""
     from tqdm import tqdm
 
     live = sys.stderr.isatty() and shutil.get_terminal_size((100, 24)).lines > 1
@@ -19,8 +19,8 @@ def bar(title: str, unit: str, total: int | None = None, initial: int = 0):  # t
         unit=f" {unit}",
         unit_scale=False,
         delay=0.0 if live else 2.0,  # in a log, what is done at once needs no line
-        mininterval=0.2 if live else 20.0,
-        maxinterval=1.0 if live else 30.0,
+        mininterval=0.2 if live else 10.0,
+        maxinterval=1.0 if live else 20.0,
         file=Terminal() if live else _Lines(),
         dynamic_ncols=live,
         ncols=None if live else 120,

@@ -4,7 +4,6 @@ import argparse
 import json
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -47,10 +46,8 @@ def test_surface_changes_only_on_purpose():
 
 def test_help_answers_without_loading_torch():
     code = "import sys; from engine.cli import build_parser; build_parser(); print('torch' in sys.modules)"
-    started = time.monotonic()
     done = subprocess.run([sys.executable, "-c", code], cwd=SOURCE, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
-    assert time.monotonic() - started < 10  # seconds; it takes a tenth of one
 
 
 def fails(capsys, code, *arguments):

@@ -213,8 +213,8 @@ def _label_order(
 ) -> LabelOrder:
     """Head labels by frequency, then groups of similar labels."""  # fmt: skip
     label_at = by_frequency(material.label_frequency, plan.head)
-    sparsity_wants_clusters = first_weight(config.auxiliary, plan.sparsity, material.model.is_trainable()) > 0
-    if (plan.head == plan.labels or plan.group_size == 1) and not sparsity_wants_clusters:
+    has_meta_labels = first_weight(config.auxiliary, plan.sparsity, material.model.is_trainable()) > 0
+    if (plan.head == plan.labels or plan.group_size == 1) and not has_meta_labels:
         return LabelOrder.from_labels(label_at, plan.head)
     seed = seed_of(config.run.seed, ORDER)
     features = _encoded(material, device, autocast, reporter)

@@ -57,6 +57,10 @@ class Encoder:
     clip_norm: float = key(1.0, "gradient clipping of the encoder; 0: none", at_least=0.0)
     dropout: float = key(0.2, "dropout on the features that the classifier reads", at_least=0.0, at_most=0.95)
     checkpointing: str = key("auto", "activation checkpointing: auto, off, or every_n (every n-th layer)")
+    optimizer_in_backward: bool | Auto = key(
+        "auto", "update each matrix as soon as its gradient is there: less memory, clipped one by one"
+    )
+    compile: bool = key(False, "compile the encoder (torch.compile): a slow start, then faster steps")
 
 
 @dataclass(frozen=True)
@@ -159,6 +163,11 @@ class RunConfig:
             raise ConfigError(
                 f"training.micro_batch = {micro} exceeds training.batch_size = {self.training.batch_size}; "
                 "a step is made of micro-batches"
+            )
+        if self.encoder.optimizer_in_backward is True and micro not in ("auto", self.training.batch_size):
+            raise ConfigError(
+                "encoder.optimizer_in_backward = true needs the whole batch in one backward pass; leave "
+                "training.micro_batch on auto, or set it to training.batch_size"
             )
 
     def __getitem__(self, name: str) -> Any:

@@ -2,22 +2,19 @@
 
 The block's gradient exists, the layer's never does. Rowwise keeps one second moment a label:
 v <- beta2 v + (1 - beta2) mean_f g^2, w <- w (1 - lr wd) - lr g / (sqrt(v / (1 - beta2^t)) + eps);
-the bias moves with its label's step size. adamw8bit is AdamW (Loshchilov & Hutter 2019) with
-bitsandbytes' block-wise 8-bit moments (Dettmers et al. 2022), its bias with fp32 moments.
+the bias moves with its label's step size. adamw8bit is AdamW with 8-bit moments, its bias with fp32 moments.
 """
 
 from __future__ import annotations
 
 import math
-from functools import cache
 
 import torch
 from torch import Tensor
 
+from engine.kernels.adamw8bit import QUANTIZATION_BLOCK, adamw8bit_, new_moments
 from engine.kernels.layer import LabelLayer, StepOptions
 from engine.kernels.rounding import stochastic_round
-
-QUANTIZATION_BLOCK = 256  # elements that share one scale in bitsandbytes' 8-bit states
 
 
 def new_state(optimizer: str, weight: Tensor) -> dict[str, Tensor]:
@@ -29,24 +26,12 @@ def new_state(optimizer: str, weight: Tensor) -> dict[str, Tensor]:
     if optimizer == "rowwise":
         return {"second_moment": torch.zeros(labels, device=device)}
     assert optimizer == "adamw8bit", optimizer
-    blocks = -(-labels * fan_in // QUANTIZATION_BLOCK)
-    zero = [int(quantile_map(signed, str(device)).abs().argmin()) for signed in (True, False)]
+    moments = new_moments(labels * fan_in, device)
     return {
-        "moment1": torch.full((labels, fan_in), zero[0], dtype=torch.uint8, device=device),
-        "moment2": torch.full((labels, fan_in), zero[1], dtype=torch.uint8, device=device),
-        "absmax1": torch.zeros(blocks, device=device),
-        "absmax2": torch.zeros(blocks, device=device),
+        **{name: t.view(labels, fan_in) if name.startswith("moment") else t for name, t in moments.items()},
         "bias_moment1": torch.zeros(labels, device=device),
         "bias_moment2": torch.zeros(labels, device=device),
     }
-
-
-@cache
-def quantile_map(signed: bool, device: str) -> Tensor:
-    """bitsandbytes' dynamic 8-bit code book, fp32 [256]."""
-    from bitsandbytes.functional import create_dynamic_map
-
-    return create_dynamic_map(signed=signed).to(device)
 
 
 def row_quantum(optimizer: str, group_size: int, fan_in: int) -> int:
@@ -71,7 +56,17 @@ def update_rows(
     decay = 1.0 - options.learning_rate * options.weight_decay
     if options.optimizer == "adamw8bit":
         weight = weight.contiguous()
-        _adamw8bit(layer, first, last, weight, grad_RF, options)
+        adamw8bit_(
+            weight,
+            grad_RF,
+            layer.state,
+            first * layer.fan_in,
+            step=options.step,
+            learning_rate=options.learning_rate,
+            betas=(options.beta1, options.beta2),
+            eps=options.eps,
+            weight_decay=options.weight_decay,
+        )
         _adam_bias(layer, first, last, bias, grad_bias_R, options)
     else:
         rate = torch.full((), options.learning_rate, device=weight.device)
@@ -94,41 +89,6 @@ def _store(layer: LabelLayer, first: int, last: int, weight: Tensor, generator: 
     if layer.weight.dtype == torch.float32:
         return  # `weight` is a view of the rows and was changed in place
     layer.weight[first:last] = stochastic_round(weight.mul_(layer.scale), layer.weight.dtype, generator)
-
-
-def _adamw8bit(layer: LabelLayer, first: int, last: int, weight: Tensor, grad: Tensor, options: StepOptions) -> None:
-    from bitsandbytes import functional
-
-    fan_in = layer.fan_in
-    assert first * fan_in % QUANTIZATION_BLOCK == 0, "a block of rows has to start on a quantization block"
-    # The CUDA kernel trusts its arguments: same dtype, contiguous, same size.
-    assert weight.dtype == grad.dtype == torch.float32
-    assert weight.is_contiguous()
-    assert grad.is_contiguous()
-    assert weight.numel() == grad.numel()
-    blocks = slice(first * fan_in // QUANTIZATION_BLOCK, -(-last * fan_in // QUANTIZATION_BLOCK))
-    device = str(weight.device)
-    functional.optimizer_update_8bit_blockwise(
-        "adam",
-        grad.view(-1),
-        weight.view(-1),
-        layer.state["moment1"][first:last].view(-1),
-        layer.state["moment2"][first:last].view(-1),
-        options.beta1,
-        options.beta2,
-        0.0,
-        0.0,
-        options.eps,
-        options.step,
-        options.learning_rate,
-        quantile_map(True, device),
-        quantile_map(False, device),
-        layer.state["absmax1"][blocks],
-        layer.state["absmax2"][blocks],
-        weight_decay=options.weight_decay,
-        gnorm_scale=1.0,
-        skip_zeros=False,
-    )
 
 
 def _adam_bias(layer: LabelLayer, first: int, last: int, bias: Tensor, grad: Tensor, options: StepOptions) -> None:

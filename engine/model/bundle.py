@@ -81,7 +81,9 @@ def save_bundle(
     shutil.rmtree(fresh, ignore_errors=True)
     fresh.mkdir(parents=True)
     try:
-        encoder.model.save_pretrained(fresh / "encoder")
+        # copies on the host: the parameters of a trained encoder are views of one tensor
+        state = {name: tensor.to("cpu", copy=True) for name, tensor in encoder.model.state_dict().items()}
+        encoder.model.save_pretrained(fresh / "encoder", state_dict=state)
         tokenizer.save_pretrained(fresh / "encoder")
         tensors = {**classifier.tensors(with_state=False), "label_order": torch.from_numpy(order.label_at)}
         if head.linear is not None:

@@ -35,7 +35,8 @@ class TextEncoder(nn.Module):
             pooled_BD = tokens_BTD[:, 0].float()
         else:
             weight_BT1 = attention_mask.unsqueeze(-1).to(tokens_BTD.dtype)
-            pooled_BD = (tokens_BTD * weight_BT1).sum(dim=1).float() / weight_BT1.sum(dim=1).clamp(min=1)
+            total_BD = (tokens_BTD * weight_BT1).sum(dim=1, dtype=torch.float32)
+            pooled_BD = total_BD / attention_mask.sum(dim=1, keepdim=True).clamp(min=1)
         return unit_scale(pooled_BD)
 
 
@@ -60,7 +61,7 @@ class FeatureHead(nn.Module):
         if self.center is not None:
             x_BD = unit_scale(x_BD - self.center)
         if self.linear is not None:
-            x_BD = unit_scale(torch.relu(self.linear(x_BD)).float())
+            x_BD = unit_scale(torch.relu(self.linear(x_BD.to(self.linear.weight.dtype))).float())
         return nnf.dropout(x_BD, self.dropout, self.training)
 
 
@@ -118,6 +119,16 @@ def check_length(encoder: TextEncoder, max_tokens: int) -> None:
         positions -= 2  # positions start behind the padding index
     if max_tokens > positions:
         raise ConfigError(f"data.max_tokens = {max_tokens} exceeds the encoder's {positions} positions; lower it")
+
+
+def activation_bytes(encoder: TextEncoder, instances: int, tokens: int) -> int:
+    """What backward keeps of a batch without checkpointing, in a 16-bit encoder whose attention keeps no T x T
+    matrix: about 34 bytes a token, feature and layer where the inner layer has 4 D features (Korthikanti et al. 2022).
+    """
+    c = encoder.model.config
+    hidden = c.hidden_size
+    inner = getattr(c, "intermediate_size", None) or getattr(c, "hidden_dim", 4 * hidden)
+    return instances * tokens * c.num_hidden_layers * (18 * hidden + 4 * inner)
 
 
 def checkpoint_activations(encoder: TextEncoder, every_n_layers: int) -> None:

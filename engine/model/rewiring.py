@@ -16,8 +16,9 @@ import torch
 from torch import Tensor
 
 from engine.config import Rewire
+from engine.kernels.adamw8bit import QUANTIZATION_BLOCK, quantile_map
 from engine.kernels.layer import LabelLayer, Positives
-from engine.kernels.optimizers import QUANTIZATION_BLOCK, quantile_map, row_quantum
+from engine.kernels.optimizers import row_quantum
 
 BLOCK_ELEMENTS = 1 << 22  # of [groups, D] scores and [rows, F] weights at once
 

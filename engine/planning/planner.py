@@ -30,6 +30,7 @@ class Plan:
     weight_dtype: str
     micro_batch: int
     checkpoint_every: int
+    optimizer_in_backward: bool
     device: str
     compute: str
     components: dict[str, int]
@@ -43,8 +44,9 @@ class Plan:
         return asdict(self)
 
 
-def make_plan(config: RunConfig, hardware: Hardware, labels: int, width: int) -> Plan:
-    """labels: L · width: D, the features that the classifier reads.
+def make_plan(config: RunConfig, hardware: Hardware, labels: int, width: int, activations: int = 0) -> Plan:
+    """labels: L · width: D, the features that the classifier reads · activations: bytes that the encoder's backward
+    pass needs of a batch without checkpointing.
 
     Raises ConfigError for a fan-in above D, MemoryBudgetError if nothing fits.
     """
@@ -77,11 +79,17 @@ def make_plan(config: RunConfig, hardware: Hardware, labels: int, width: int) ->
     fan_in = max(fitting)
     every = checkpointing_interval(config.encoder.checkpointing)
     if every is None:
-        every = 1 if hardware.device == "cuda" else 0
+        every = 1 if hardware.device == "cuda" and activations > budget / 2 else 0
+    in_backward = config.encoder.optimizer_in_backward is True
+    if in_backward and config.encoder.trainable == "all" and hardware.compute == "fp16":
+        raise ConfigError(
+            f"{hardware.name} computes in fp16, whose scaled gradients are checked before the first update; "
+            "set encoder.optimizer_in_backward = false"
+        )
     micro = config.training.batch_size if config.training.micro_batch == "auto" else config.training.micro_batch
     return Plan(
-        labels, head, width, fan_in, group_size, dtype, micro, every, hardware.device, hardware.compute, size(fan_in),
-        budget,
+        labels, head, width, fan_in, group_size, dtype, micro, every, in_backward, hardware.device, hardware.compute,
+        size(fan_in), budget,
     )  # fmt: skip
 
 

@@ -27,6 +27,7 @@ from engine.model.classifier import Classifier, ClassifierShape
 from engine.model.encoder import (
     FeatureHead,
     TextEncoder,
+    activation_bytes,
     check_length,
     checkpoint_activations,
     load_encoder,
@@ -45,6 +46,7 @@ from engine.model.grouping import balanced_order, label_vectors
 from engine.model.sources import digest, find_encoder
 from engine.planning.hardware import Hardware
 from engine.planning.planner import Plan, make_plan
+from engine.training.optimizers import FlatAdamW, make_optimizer
 from engine.training.randomness import AUXILIARY, LAYER, ORDER, WEIGHTS, seed_of
 from engine.training.reporter import Reporter
 
@@ -155,7 +157,11 @@ def feature_file(dataset: Dataset, split: Split, config: RunConfig, encoder_dige
 
 def plan_run(config: RunConfig, hardware: Hardware, material: Material, reporter: Reporter) -> Plan:
     """The plan for this data on this machine, said in a line."""
-    plan = make_plan(config, hardware, material.dataset.n_labels, material.model.width)
+    activations = 0
+    if not material.frozen:
+        tokens = int(material.lengths.max(initial=1))
+        activations = activation_bytes(material.encoder, config.training.batch_size, tokens)
+    plan = make_plan(config, hardware, material.dataset.n_labels, material.model.width, activations)
     dense = plan.head == plan.labels
     shape = (
         f"dense, {plan.width} features a label"
@@ -197,10 +203,16 @@ def new_auxiliary(config: RunConfig, plan: Plan, material: Material, main: Class
     return AuxiliaryObjective(config.auxiliary, weight, main, seed_of(config.run.seed, AUXILIARY))
 
 
-def prepare_encoder(plan: Plan, material: Material) -> None:
-    """Activation checkpointing as planned, on a trainable encoder."""
-    if not material.frozen and plan.checkpoint_every:
+def prepare_encoder(config: RunConfig, plan: Plan, material: Material, device: torch.device) -> FlatAdamW | None:
+    """Moves what trains below the classifier to the device, with its optimizer and as the plan says."""
+    trained = config.encoder.trainable == "all"
+    if trained and plan.checkpoint_every:
         checkpoint_activations(material.encoder, plan.checkpoint_every)
+    if trained and config.encoder.compile:
+        material.encoder.model.compile(dynamic=True)
+    dtype = torch.bfloat16 if trained and plan.compute == "bf16" else torch.float32
+    scales = trained and plan.compute == "fp16"
+    return make_optimizer(material.model, config, device, dtype, plan.optimizer_in_backward, scales)
 
 
 def _label_order(

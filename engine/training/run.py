@@ -140,7 +140,7 @@ def _train(run: RunDirectory, config: RunConfig, profile: str, reporter: Reporte
     if checkpoint:
         _check_identity(checkpoint, config, material)
     plan = _plan(run, config, hardware, material, checkpoint, reporter)
-    prepare_encoder(plan, material)
+    optimizer = prepare_encoder(config, plan, material, accelerator.device)
     if checkpoint:
         backend, _ = resolve_backend(config.classifier.backend, accelerator.device)
         order = LabelOrder.from_labels(checkpoints.load_tensors(checkpoint, "order")["label_at"].numpy(), plan.head)
@@ -148,7 +148,7 @@ def _train(run: RunDirectory, config: RunConfig, profile: str, reporter: Reporte
     else:
         classifier, order = new_classifier(config, plan, material, accelerator.device, accelerator.autocast, reporter)
     auxiliary = new_auxiliary(config, plan, material, classifier)
-    trainer = Trainer(config, plan, material, classifier, order, auxiliary, accelerator, run, reporter)
+    trainer = Trainer(config, plan, material, classifier, order, auxiliary, optimizer, accelerator, run, reporter)
     if checkpoint:
         trainer.load(checkpoint)
         reporter.say(f"resuming  at step {trainer.progress.step:,} of {trainer.total:,}")
@@ -157,7 +157,7 @@ def _train(run: RunDirectory, config: RunConfig, profile: str, reporter: Reporte
     progress = trainer.progress
     peak = memory_bytes(accelerator.device)
     run.write_json("plan.json", {**plan.to_json(), "measured_bytes": peak})
-    del trainer, classifier, auxiliary
+    del trainer, classifier, auxiliary, optimizer
     metrics = _test(run, config, hardware, material, reporter)
     result = {
         "metrics": metrics.get("model", {}),
@@ -179,9 +179,8 @@ def _train(run: RunDirectory, config: RunConfig, profile: str, reporter: Reporte
 
 def _accelerator(config: RunConfig, device: str, compute: str) -> Accelerator:
     """Accelerate decides the device and the autocast type. Raises EnvironmentProblem for several processes."""
-    mixed = compute if config.encoder.trainable == "all" and compute != "fp32" else "no"
-    if device == "cpu" and mixed == "fp16":
-        mixed = "no"
+    # a bf16 encoder is bf16 throughout; fp16 needs its parameters in fp32
+    mixed = "fp16" if config.encoder.trainable == "all" and compute == "fp16" else "no"
     accelerator = Accelerator(mixed_precision=mixed, cpu=device == "cpu")
     if accelerator.num_processes > 1:
         raise EnvironmentProblem("training runs in one process; start it with `engine train`, not `accelerate launch`")

@@ -1,17 +1,10 @@
-"""The training loop: batches in, a better classifier out, able to stop at any step and go on from there.
-
-A step: encoder forward, fused classifier step, encoder backward, 8-bit AdamW. With several micro-batches the
-encoder runs twice (once without a graph for the features of the whole batch, then again per micro-batch with
-one), so that the classifier still sees the whole batch and the result does not depend on the micro-batch
-size (GradCache: Gao et al. 2021).
-"""
+"""The training loop: batches in, a better classifier out, able to stop at any step and go on from there."""
 
 from __future__ import annotations
 
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -26,36 +19,24 @@ from engine.data.label_order import LabelOrder
 from engine.errors import EngineError, EnvironmentProblem, StopRequested
 from engine.inference.evaluation import EVALUATION_TOKENS, evaluate_rows
 from engine.inference.metrics import Metrics
-from engine.kernels.layer import Positives, StepOptions
+from engine.kernels.layer import Positives
 from engine.model.auxiliary import AuxiliaryObjective
 from engine.model.bundle import BundleInfo, save_bundle
 from engine.model.classifier import Classifier
-from engine.model.features import Inputs, by_length
+from engine.model.features import by_length
 from engine.model.rewiring import GrowthBatch, replaced_share, rewire_layer, rewires_at
 from engine.planning.planner import Plan
 from engine.progress import bar
 from engine.runs import RunDirectory
 from engine.training import checkpoints
-from engine.training.optimizers import load_state, make_optimizer, set_learning_rate, state_tensors
+from engine.training.optimizers import FlatAdamW
 from engine.training.prepare import Material, classifier_shape
-from engine.training.randomness import DROPOUT, REWIRE, seed_dropout, seed_of
+from engine.training.randomness import REWIRE, seed_of
 from engine.training.reporter import Reporter
 from engine.training.schedules import warmup_cosine
+from engine.training.step import Batch, TrainingStep
 
 LOG_STEPS = 20  # steps between two looks at the loss, which is when the device is waited for
-
-
-@dataclass(frozen=True)
-class Batch:
-    """inputs: on the device after `Trainer._batches` · offsets, positions: labels as label-order ids, CSR."""
-
-    inputs: Inputs
-    offsets: np.ndarray
-    positions: np.ndarray
-
-    @property
-    def size(self) -> int:
-        return len(self.offsets) - 1
 
 
 @dataclass
@@ -84,17 +65,17 @@ class Trainer:
         classifier: Classifier,
         order: LabelOrder,
         auxiliary: AuxiliaryObjective | None,
+        optimizer: FlatAdamW | None,
         accelerator: Accelerator,
         run: RunDirectory,
         reporter: Reporter,
     ) -> None:
         self.config, self.plan, self.material = config, plan, material
         self.classifier, self.order, self.auxiliary = classifier, order, auxiliary
-        self.accelerator, self.run, self.reporter = accelerator, run, reporter
-        self.device = accelerator.device
+        self.optimizer, self.run, self.reporter = optimizer, run, reporter
+        self.device, self.autocast = accelerator.device, accelerator.autocast
         self.model = material.model.to(self.device).train()
-        optimizer = make_optimizer(self.model, config)
-        self.optimizer = accelerator.prepare_optimizer(optimizer) if optimizer is not None else None
+        self.step = TrainingStep(config, plan.micro_batch, self.model, classifier, optimizer, auxiliary, self.autocast)
         self.progress = Progress()
         self.batches_an_epoch = -(-len(material.train_rows) // config.training.batch_size)
         self.total = config.training.epochs * self.batches_an_epoch
@@ -175,65 +156,10 @@ class Trainer:
         """One optimizer step on one batch; returns the loss (fp32 scalar) if asked for."""
         step = self.progress.step
         factor = warmup_cosine(step, self.total, self.config.training.warmup_steps)
-        slices = self._micro_batches(batch.size)
-        if self.optimizer is None or len(slices) == 1:
-            x_BD = self._forward(batch.inputs, 0)
-        else:
-            with torch.no_grad():
-                x_BD = torch.cat([self._forward(part(batch.inputs), n) for n, part in enumerate(slices)])
-        dx_BD, loss = self._classify(batch, x_BD.detach(), step, factor, wants_loss)
-        self.finite &= torch.isfinite(dx_BD).all()
-        if self.optimizer is not None:
-            for n, part in enumerate(slices):
-                micro = x_BD if len(slices) == 1 else self._forward(part(batch.inputs), n)
-                gradient = part((dx_BD,))[0].to(micro.dtype)
-                scaler = self.accelerator.scaler  # fp16 gradients are scaled; bf16 and fp32 have none
-                micro.backward(gradient if scaler is None else scaler.scale(gradient))
-            if self.config.encoder.clip_norm:
-                self.accelerator.clip_grad_norm_(self.model.parameters(), self.config.encoder.clip_norm)
-            set_learning_rate(self.optimizer, factor)
-            self.optimizer.step()
-            self.optimizer.zero_grad(set_to_none=True)
-        self._rewire(batch, x_BD.detach(), step)
-        return loss
-
-    def _micro_batches(self, size: int) -> list[Any]:
-        """Functions that take their micro-batch out of tensors of the batch."""
-        micro = min(self.plan.micro_batch, size)
-        spans = [slice(start, start + micro) for start in range(0, size, micro)]
-        return [lambda tensors, span=span: tuple(tensor[span] for tensor in tensors) for span in spans]
-
-    def _forward(self, inputs: Inputs, micro: int) -> Tensor:
-        """Features with dropout that is the same whenever this micro-batch of this step is computed."""
-        seed_dropout(seed_of(self.config.run.seed, DROPOUT, self.progress.step, micro), self.device)
-        with self.accelerator.autocast() if not self.material.frozen else nullcontext():
-            return self.model(inputs).float()
-
-    def _classify(
-        self, batch: Batch, x_BD: Tensor, step: int, factor: float, wants_loss: bool
-    ) -> tuple[Tensor, Tensor | None]:
-        c = self.config.classifier
-        options = StepOptions(
-            loss=c.loss,
-            optimizer=c.optimizer,
-            learning_rate=c.learning_rate * factor,
-            beta2=c.beta2,
-            weight_decay=c.weight_decay,
-            step=step,
-            seed=self.config.run.seed,
-            want_loss=wants_loss,
-            deterministic=self.config.training.deterministic,
-        )
-        share = self.auxiliary.weight_at(step, self.total) if self.auxiliary else 0.0
-        positives = Positives.from_rows(batch.offsets, batch.positions, self.device)
-        options = replace(options, loss_weight=1.0 - share)
-        dx_BD, loss = self.classifier.step(x_BD, positives, options)
-        if share:
-            meta = self.auxiliary.positives(batch.offsets, batch.positions, self.device)
-            more, extra = self.auxiliary.classifier.step(x_BD, meta, replace(options, loss_weight=share))
-            dx_BD += more
-            loss = loss + extra if wants_loss else None
-        return dx_BD, loss
+        result = self.step(batch, step, self.total, factor, wants_loss)
+        self.finite &= result.finite
+        self._rewire(batch, result.x_BD, step)
+        return result.loss
 
     def _rewire(self, batch: Batch, x_BD: Tensor, step: int) -> None:
         rewire = self.config.rewire
@@ -317,7 +243,7 @@ class Trainer:
         batches = [rows[batch] for batch in by_length(m.lengths[rows], EVALUATION_TOKENS)]
         return evaluate_rows(
             self.model, self.classifier, self.order, m.train_inputs, m.dataset.train.labels, batches, metrics,
-            device=self.device, autocast=self.accelerator.autocast, progress=lambda rows: self._checkpoint_or_stop(),
+            device=self.device, autocast=self.autocast, progress=lambda rows: self._checkpoint_or_stop(),
         )  # fmt: skip
 
     def _out_of_patience(self) -> bool:
@@ -358,14 +284,12 @@ class Trainer:
             "classifier": self.classifier.tensors(),
             "order": {"label_at": torch.from_numpy(self.order.label_at)},
         }
-        state: dict[str, Any] = {"progress": vars(self.progress), "optimizer": {}, **self.identity()}
+        state: dict[str, Any] = {"progress": vars(self.progress), **self.identity()}
         if self.auxiliary:
             tensors["auxiliary"] = self.auxiliary.classifier.tensors()
         if self.optimizer is not None:
-            tensors["model"] = dict(self.model.named_parameters())
-            tensors["optimizer"], state["optimizer"] = state_tensors(self.optimizer.optimizer)
-        if self.accelerator.scaler is not None:
-            state["scaler"] = self.accelerator.scaler.state_dict()
+            tensors["encoder"] = self.optimizer.tensors()
+            state["optimizer"] = self.optimizer.numbers()
         started = time.monotonic()
         try:
             checkpoints.save(self.run.checkpoints, self.progress.step, tensors, state, self.config.checkpoint.keep)
@@ -394,10 +318,8 @@ class Trainer:
         if self.auxiliary:
             checkpoints.load_into(checkpoint, "auxiliary", self.auxiliary.classifier.tensors())
         if self.optimizer is not None:
-            checkpoints.load_into(checkpoint, "model", dict(self.model.named_parameters()))
-            load_state(self.optimizer.optimizer, checkpoints.load_tensors(checkpoint, "optimizer"), state["optimizer"])
-        if self.accelerator.scaler is not None:
-            self.accelerator.scaler.load_state_dict(state["scaler"])
+            checkpoints.load_into(checkpoint, "encoder", self.optimizer.tensors())
+            self.optimizer.load_numbers(state["optimizer"])
 
 
 def memory_bytes(device: torch.device) -> int:

@@ -16,9 +16,22 @@ pytestmark = [
 DETERMINISTIC = [*TRAINABLE, "--device", "cuda", "--set", "training.deterministic=true"]
 
 
-@pytest.mark.parametrize("dtype", ["auto", "fp8"])
-def test_a_trainable_encoder_learns(tiny_flags, tmp_path, capsys, dtype):
-    flags = [*tiny_flags, *TRAINABLE, "--device", "cuda", "--set", f"classifier.weight_dtype={dtype}"]
+OPTIONS = {
+    "defaults": [],
+    "fp8": ["--set", "classifier.weight_dtype=fp8"],
+    "torch": ["--set", "classifier.backend=torch"],
+    "per label": ["--set", "classifier.group_size=1"],
+    "compiled": ["--set", "encoder.compile=true"],
+    "activation checkpointing": ["--set", "encoder.checkpointing=every_1"],
+    "micro-batches": ["--set", "training.micro_batch=8"],
+    "optimizer in backward": ["--set", "encoder.optimizer_in_backward=true"],
+    "intermediate layer": ["--set", "intermediate.width=64", "--set", "classifier.fan_in=16"],
+}
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_a_trainable_encoder_learns(tiny_flags, tmp_path, capsys, name):
+    flags = [*tiny_flags, *TRAINABLE, "--device", "cuda", *OPTIONS[name]]
     train(flags, tmp_path, "--json", "--epochs", "12")
     assert json.loads(capsys.readouterr().out)["metrics"]["P@1"] > 0.3
 
@@ -34,3 +47,18 @@ def test_same_seed_same_bits_also_across_a_stop(tiny_flags, tmp_path, monkeypatc
     (run,) = root.iterdir()
     assert main(["train", "--resume", str(run)]) == 0
     assert_same_bits(whole, run)
+
+
+def test_a_gpu_without_bf16_trains_in_fp16(tiny_flags, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: False)
+    run = train([*tiny_flags, *TRAINABLE, "--device", "cuda"], tmp_path, "--json", "--epochs", "12")
+    assert json.loads(capsys.readouterr().out)["metrics"]["P@1"] > 0.3
+    plan = json.loads((run / "plan.json").read_text())
+    assert (plan["compute"], plan["weight_dtype"]) == ("fp16", "fp16")
+
+
+def test_features_that_are_not_finite_stop_the_run_and_leave_the_last_checkpoint(tiny_flags, tmp_path, capsys):
+    flags = [*tiny_flags, *TRAINABLE, "--device", "cuda", "--set", "encoder.learning_rate=1e30", "--epochs", "3"]
+    flags += ["--set", "encoder.weight_decay=0", "--set", "encoder.clip_norm=0", "--output", str(tmp_path)]
+    assert main(["train", *flags]) == 1
+    assert "not finite" in capsys.readouterr().err

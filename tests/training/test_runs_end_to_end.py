@@ -78,6 +78,7 @@ OPTIONS = {
     "no head": ["--set", "classifier.head_fraction=0"],
     "no validation": ["--set", "data.validation_fraction=0"],
     "adamw": [*TRAINABLE, "--set", "encoder.optimizer=adamw"],
+    "optimizer in backward": [*TRAINABLE, "--set", "encoder.optimizer_in_backward=true"],
     "activation checkpointing": [*TRAINABLE, "--set", "encoder.checkpointing=every_1"],
 }
 

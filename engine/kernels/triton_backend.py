@@ -79,7 +79,7 @@ def step(layer: LabelLayer, x_BD: Tensor, positives: Positives, dx_BD: Tensor, o
 
 def step_tile(layer: LabelLayer, batch: int) -> Tile:
     """The tile of a step; measured on an H200 (benchmarks/bench_kernels.py)."""
-    instances = min(triton.next_power_of_2(max(batch, 16)), 128)
+    instances = min(triton.next_power_of_2(max(batch, 32)), 128)
     if layer.index is None:
         return Tile(64, 64, 0, min(instances, 64), 4)
     rows = min(layer.group_size, 64)
@@ -173,7 +173,10 @@ def launch_step(
 
 
 def add_copies(dx_BD: Tensor, dx_CDB: Tensor, factor: float) -> None:
-    dx_BD.add_(dx_CDB.sum(0, dtype=torch.float32)[:, : len(dx_BD)].T, alpha=factor)
+    """dx_BD += factor * sum over copies, whose instances are put back from the order of `triton_common.add`."""
+    dx_DB = dx_CDB.sum(0, dtype=torch.float32)
+    dx_DB = dx_DB.view(len(dx_DB), -1, 4, 4, 2).transpose(2, 3).reshape(dx_DB.shape)
+    dx_BD.add_(dx_DB[:, : len(dx_BD)].T, alpha=factor)
 
 
 def topk(layers: list[LabelLayer], x_BD: Tensor, k: int) -> tuple[Tensor, Tensor]:

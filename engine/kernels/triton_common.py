@@ -166,10 +166,16 @@ def flip_positives(value_RB, signs, slot, first, WORDS: tl.constexpr):
     (slot < 0) and pay a branch. The bits are read again for the second flip: keeping them would cost registers.
     """
     if slot >= 0:
-        at_R = tl.arange(0, value_RB.shape[0])
-        at_B = first + tl.arange(0, value_RB.shape[1])
-        word_RB = tl.load(signs + at_R[:, None] + ((slot * WORDS + at_B // 32) * value_RB.shape[0])[None, :])
-        sign_RB = (word_RB.to(tl.uint32, bitcast=True) >> (at_B % 32).to(tl.uint32)[None, :]) << 31
+        ROWS: tl.constexpr = value_RB.shape[0]
+        BATCH: tl.constexpr = value_RB.shape[1]
+        at_B = first % 32 + tl.arange(0, BATCH)
+        words_R = signs + (slot * WORDS + first // 32) * ROWS + tl.arange(0, ROWS)
+        sign_RB = tl.zeros((ROWS, BATCH), tl.uint32)
+        # a word a row at a time: a load of all bits at once would impose its layout on the logits
+        for word in tl.static_range((BATCH + 31) // 32):
+            word_R = tl.load(words_R + word * ROWS).to(tl.uint32, bitcast=True)
+            bit_RB = (word_R[:, None] >> (at_B % 32).to(tl.uint32)[None, :]) << 31
+            sign_RB = tl.where((at_B // 32 == word)[None, :], bit_RB, sign_RB)
         value_RB = (value_RB.to(tl.uint32, bitcast=True) ^ sign_RB).to(tl.float32, bitcast=True)
     return value_RB
 
@@ -184,12 +190,39 @@ def prefetch(pointer, BYTES: tl.constexpr):
 
 
 @triton.jit
-def add(to, share, mask, ORDERED: tl.constexpr):
-    """Adds to memory: atomically, or, where no other program writes, by reading and writing."""
+def sum_order(BLOCK_F: tl.constexpr):
+    """Which of BLOCK_F columns stands where in the rows that `add` takes: int32 [BLOCK_F]."""
+    at_F = tl.arange(0, BLOCK_F)
+    if BLOCK_F >= 64:
+        at_F = at_F // 64 * 64 + (at_F // 8 % 4) * 16 + (at_F // 32 % 2) * 8 + at_F % 8
+    return at_F
+
+
+@triton.jit
+def add(dx, feature_F, real_F, share_FB, STRIDE: tl.constexpr, ORDERED: tl.constexpr):
+    """dx[feature] += share: atomically, or, where no other program writes, by reading and writing.
+
+    feature_F, real_F: in the order of `sum_order`. dx is stored in the order in which matrix instructions leave
+    their results in the registers (of 32 instances 8j + 2t + i at 8t + 2j + i, of features as in `sum_order`), so that 16 bytes at a time go
+    from a register to memory and no result passes through shared memory. On cards whose instructions have other
+    layouts the compiler moves the elements, and the result is the same.
+    """
+    BLOCK_F: tl.constexpr = share_FB.shape[0]
+    BLOCKS: tl.constexpr = share_FB.shape[1] // 32
+    share_FB = share_FB.to(dx.dtype.element_ty)
+    if BLOCK_F >= 64:
+        share = tl.reshape(share_FB, (BLOCK_F // 64, 4, 2, 8, BLOCKS, 4, 4, 2))
+        share = tl.permute(share, (0, 2, 1, 3, 4, 6, 5, 7))
+    else:
+        share = tl.permute(tl.reshape(share_FB, (BLOCK_F, BLOCKS, 4, 4, 2)), (0, 1, 3, 2, 4))
+    share = tl.reshape(share, (BLOCK_F, BLOCKS, 32))
+    block = tl.arange(0, BLOCKS)[None, :, None] * 32
+    to = dx + (feature_F[:, None, None] * STRIDE + block + tl.arange(0, 32)[None, None, :])
+    mask = real_F[:, None, None]
     if ORDERED:
         tl.store(to, tl.load(to, mask=mask, other=0.0, cache_modifier=".cg") + share, mask=mask)
     else:
-        tl.atomic_add(to, share.to(to.dtype.element_ty), mask=mask, sem="relaxed")
+        tl.atomic_add(to, share, mask=mask, sem="relaxed")
 
 
 @triton.jit

@@ -32,6 +32,7 @@ from engine.kernels.triton_common import (
     prefetch,
     product,
     row_step,
+    sum_order,
     updated_rows,
 )
 
@@ -91,6 +92,8 @@ def step_tile(
     real0_F = at_F < F
     real0_RF = real_R[:, None] & real0_F[None, :]
     feature0_F = tl.load(index + at_F, mask=real0_F, other=0).to(tl.int32)
+    summed_F = sum_order(BLOCK_F)
+    summed0_F = tl.load(index + summed_F, mask=summed_F < F, other=0).to(tl.int32)
     stored0_RF = tl.load(weight + place_RF, mask=real0_RF, other=0.0, cache_modifier=".cg")
     w0_RF = decode(stored0_RF).to(dtype)
     grad0_RF = tl.zeros((ROWS, BLOCK_F), tl.float32)
@@ -98,6 +101,7 @@ def step_tile(
         real1_F = at_F < F - BLOCK_F
         real1_RF = real_R[:, None] & real1_F[None, :]
         feature1_F = tl.load(index + BLOCK_F + at_F, mask=real1_F, other=0).to(tl.int32)
+        summed1_F = tl.load(index + BLOCK_F + summed_F, mask=summed_F < F - BLOCK_F, other=0).to(tl.int32)
         stored1_RF = tl.load(weight + BLOCK_F + place_RF, mask=real1_RF, other=0.0, cache_modifier=".cg")
         w1_RF = decode(stored1_RF).to(dtype)
         grad1_RF = tl.zeros((ROWS, BLOCK_F), tl.float32)
@@ -131,11 +135,11 @@ def step_tile(
         g_RB = g_RB.to(dtype)
         grad0_RF = add_weight_gradient(grad0_RF, g_RB, x0_FB, LABELS_FIRST)
         share_FB = product(tl.trans(w0_RF), g_RB, tl.zeros((BLOCK_F, BLOCK_B), tl.float32))
-        add(dx + first + place0_FB, share_FB, real0_F[:, None], ORDERED)
+        add(dx + first, summed0_F, summed_F < F, share_FB, STRIDE, ORDERED)
         if PARTS == 2:
             grad1_RF = add_weight_gradient(grad1_RF, g_RB, x1_FB, LABELS_FIRST)
             share_FB = product(tl.trans(w1_RF), g_RB, tl.zeros((BLOCK_F, BLOCK_B), tl.float32))
-            add(dx + first + place1_FB, share_FB, real1_F[:, None], ORDERED)
+            add(dx + first, summed1_F, summed_F < F - BLOCK_F, share_FB, STRIDE, ORDERED)
     if WANT_LOSS:
         tl.store(loss + tile, tl.sum(total_R))
 

@@ -24,6 +24,7 @@ from engine.kernels.triton_common import (
     noise_RF,
     product,
     row_step,
+    sum_order,
     updated_rows,
 )
 
@@ -139,10 +140,13 @@ def wide_tile(
     for start in range(0, F, BLOCK_F):
         stored_RF, _, _, feature_F, real_F = chunk(weight, index, start, real_R, F, BLOCK_F, ROWS, INDEX)
         w_RF = decode(stored_RF).to(dtype)
+        summed_F = start + sum_order(BLOCK_F)
+        real_sum_F = summed_F < F
+        summed_F = tl.load(index + summed_F, mask=real_sum_F, other=0).to(tl.int32) if INDEX else summed_F
         for first in range(0, STRIDE, BLOCK_B):
             g_RB = tl.load(gradient + at_R[:, None] * STRIDE + (first + at_B)[None, :])
             share_FB = product(tl.trans(w_RF), g_RB, tl.zeros((BLOCK_F, BLOCK_B), tl.float32))
-            add(dx + feature_F[:, None] * STRIDE + (first + at_B)[None, :], share_FB, real_F[:, None], ORDERED)
+            add(dx + first, summed_F, real_sum_F, share_FB, STRIDE, ORDERED)
         if ROWWISE:
             grad_RF = weight_gradient(x, gradient, feature_F, real_F, STRIDE, BLOCK_B, ROWS, LABELS_FIRST)
             square_R += tl.sum(grad_RF * grad_RF, axis=1)

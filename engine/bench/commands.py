@@ -57,9 +57,9 @@ def head_command(options: argparse.Namespace) -> None:
     result = bench_head(shape, HeadOptions(**how), lambda text: print(text, file=sys.stderr, flush=True))
     heading = [machine_line(result["machine"]), options.command_line]
     heading.append(
-        f"{shape.name}: {shape.labels:,} labels, {shape.width} features, batch {shape.batch}, fan-in {shape.fan_in}; "
-        f"sparse steps by {result['options']['backend']}"
+        f"{shape.name}: {shape.labels:,} labels, {shape.width} features, batch {shape.batch}, fan-in {shape.fan_in}"
     )
+    heading.append(f"sparse steps: {result['options']['backend']}")
     table = format_measurements(result["variants"], result["options"]["device"])
     write_result({"command": options.command_line, **result}, "\n".join([*heading, "", table]), options)
 

@@ -142,7 +142,7 @@ def machine(device: torch.device) -> dict[str, str | None]:
         triton_version = None
     return {
         "gpu": torch.cuda.get_device_name(device) if device.type == "cuda" else None,
-        "cpu": f"{cpu_name()}, {torch.get_num_threads()} threads",
+        "cpu": f"{cpu_name()}, threads: {torch.get_num_threads()}",
         "torch": torch.__version__,
         "triton": triton_version,
         "cuda": torch.version.cuda,

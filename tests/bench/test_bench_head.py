@@ -1,12 +1,15 @@
 """`engine bench head`: what it prints and writes, what it skips, and what it refuses."""
 
 import json
+import re
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 
-from engine.bench.head import UNGROUPED_LABELS, HeadOptions, Setting, step_floor_bytes
-from engine.bench.measure import MEMORY, measure
+from engine.bench.head import UNGROUPED_LABELS, VARIANTS, HeadOptions, Setting, step_floor_bytes
+from engine.bench.measure import MEMORY, format_measurements, measure
 from engine.bench.shapes import ENCODERS, SHAPES, Shape
 from engine.cli import main
 from engine.kernels import reference
@@ -158,6 +161,15 @@ def test_named_shapes_read_their_encoders_features():
     for shape in SHAPES.values():
         assert ENCODERS[shape.encoder]["hidden"] == shape.width
         assert shape.tokens <= ENCODERS[shape.encoder]["positions"]
+
+
+def test_the_readme_shows_what_is_printed():
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    assert format_measurements([], "cpu") in readme
+    shape = replace(SHAPES["amazon-670k"], labels=50_000)
+    for name, variant in VARIANTS.items():
+        note = variant(Setting(shape, HeadOptions(dtype="fp32"), torch.device("cpu"))).note
+        assert re.search(rf"^{name} +50,000 .*  {re.escape(note)}$", readme, re.MULTILINE)
 
 
 @pytest.mark.gpu

@@ -9,6 +9,7 @@ import argparse
 import json
 import logging
 import os
+import shlex
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping
@@ -16,6 +17,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+from engine.bench.commands import add_bench
 from engine.config import KEYS, RunConfig, parse_assignment, resolve
 from engine.errors import ConfigError, DataError, EngineError
 
@@ -49,6 +51,7 @@ def main(arguments: list[str] | None = None) -> int:
         options.texts += rest
     elif rest:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    options.command_line = shlex.join(["engine", *(sys.argv[1:] if arguments is None else arguments)])
     # Harmless on a CPU, and nothing a user could act on.
     logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
     # The tokenizers' threads work in this process alone; no process is forked while they do.
@@ -140,6 +143,7 @@ def build_parser() -> argparse.ArgumentParser:
     show.add_argument("--json", action="store_true")
     stop = _command(runs, "stop", "ask a run to save itself and stop", stop_command)
     stop.add_argument("run_path", metavar="RUN", type=Path)
+    add_bench(commands, _command)
     return parser
 
 

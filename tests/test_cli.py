@@ -38,6 +38,10 @@ def test_surface_changes_only_on_purpose():
             "--debug --delimiter --labels-column --name --output --overwrite --text-column source".split()
         ),
         "engine data demo": ["--debug", "--output", "--scope"],
+        "engine bench head": sorted(
+            "--backend --batch --debug --deterministic --device --dtype --fan-in --group-size --head-fraction --json "
+            "--labels --loss --only --optimizer --output --repeats --shape --width".split()
+        ),
         "engine runs list": ["--debug", "--json", "--runs"],
         "engine runs show": ["--debug", "--json", "run_path"],
         "engine runs stop": ["--debug", "run_path"],

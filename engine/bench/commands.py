@@ -1,0 +1,92 @@
+"""`engine bench ...`: the measurements' part of the command line. What they need is imported when they run."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from engine.bench.shapes import SHAPES, Shape, shape_named
+from engine.errors import ConfigError
+
+DEFAULT_SHAPE = "amazon-670k"
+NUMBERS = {
+    "labels": "number of labels",
+    "width": "features that the classifier can read",
+    "batch": "instances a step",
+    "fan_in": "features a label reads",
+    "group_size": "labels that share their features",
+}
+
+
+def add_bench(commands: Any, add_command: Callable[..., argparse.ArgumentParser]) -> None:
+    """Adds `bench` to the subparsers `commands`; add_command(subparsers, name, help, function) makes one command."""
+    bench = commands.add_parser("bench", help="measure speed and memory on this machine")
+    actions = bench.add_subparsers(required=True, metavar="ACTION")
+    head = add_command(actions, "head", "one step of the classifier, beside dense ones", head_command)
+    head.add_argument("--shape", help=f"{', '.join(SHAPES)} ({DEFAULT_SHAPE}); the numbers below change it")
+    for name, text in NUMBERS.items():
+        head.add_argument(f"--{name.replace('_', '-')}", type=int, metavar="N", help=text)
+    head.add_argument("--head-fraction", type=float, metavar="X", help="share of the labels that is dense")
+    head.add_argument("--dtype", default="auto", choices=("auto", "bf16", "fp16", "fp32", "fp8"), help="of the weights")
+    head.add_argument("--optimizer", default="rowwise", choices=("rowwise", "sgd"))
+    head.add_argument("--loss", default="bce", choices=("bce", "squared_hinge"))
+    head.add_argument("--backend", default="auto", choices=("auto", "torch", "triton"), help="of the sparse variants")
+    head.add_argument("--deterministic", action="store_true", help="same bits on every run, on the GPU too")
+    head.add_argument("--repeats", type=int, metavar="N", help="steps timed (as many as fill a second)")
+    head.add_argument("--only", metavar="NAMES", help="some of ours,g1,elmo,renee (all)")
+    head.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
+    head.add_argument("--output", type=Path, metavar="FILE", help="also write the result to this file, as JSON")
+    head.add_argument("--json", action="store_true", help="print the result as JSON")
+
+
+def head_command(options: argparse.Namespace) -> None:
+    shape = chosen_shape(options)
+    check_output(options.output)
+    from engine.bench.head import HeadOptions, bench_head
+    from engine.bench.measure import format_measurements, machine_line
+
+    names = ("dtype", "optimizer", "loss", "backend", "deterministic", "repeats", "device")
+    how = {name: getattr(options, name) for name in names}
+    if options.only is not None:
+        how["only"] = tuple(name.strip() for name in options.only.split(","))
+    result = bench_head(shape, HeadOptions(**how), lambda text: print(text, file=sys.stderr, flush=True))
+    heading = [machine_line(result["machine"]), options.command_line]
+    heading.append(
+        f"{shape.name}: {shape.labels:,} labels, {shape.width} features, batch {shape.batch}, fan-in {shape.fan_in}"
+    )
+    heading.append(f"sparse steps: {result['options']['backend']}")
+    table = format_measurements(result["variants"], result["options"]["device"])
+    write_result({"command": options.command_line, **result}, "\n".join([*heading, "", table]), options)
+
+
+def chosen_shape(options: argparse.Namespace) -> Shape:
+    """The named shape with the numbers that were given in its place. Raises ConfigError."""
+    shape = shape_named(options.shape or DEFAULT_SHAPE)
+    given = {name: getattr(options, name) for name in (*NUMBERS, "head_fraction")}
+    changed = {name: value for name, value in given.items() if value is not None}
+    return replace(shape, **changed, name=f"{shape.name}, changed") if changed else shape
+
+
+def check_output(path: Path | None) -> None:
+    """Raises ConfigError for a file that cannot be written, before anything is measured."""
+    if path is None:
+        return
+    if path.is_dir():
+        raise ConfigError(f"--output {path} is a folder; name a file in it")
+    if not path.parent.is_dir():
+        raise ConfigError(f"--output {path}: there is no folder {path.parent}; make it first")
+
+
+def write_result(result: dict[str, Any], text: str, options: argparse.Namespace) -> None:
+    """To standard output as `text` or as JSON, and to the file of --output as JSON."""
+    from engine.runs import json_ready
+
+    result = {**result, "variants": [measurement.to_json() for measurement in result["variants"]]}
+    if options.output:
+        options.output.write_text(json.dumps(json_ready(result), ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+    print(json.dumps(json_ready(result), ensure_ascii=False) if options.json else text)

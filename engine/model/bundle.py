@@ -113,12 +113,12 @@ def recover_bundle(path: Path) -> None:
 
 def load_bundle(path: Path, device: torch.device | str, dtype: torch.dtype, backend: ModuleType) -> Bundle:
     """Opens a bundle for prediction, its encoder in `dtype`. Raises DataError naming the file that is wrong."""
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
+    from safetensors import SafetensorError, safe_open
 
     info = read_info(path)
     try:
-        tensors = load_file(path / "classifier.safetensors", device=str(device))
+        with safe_open(path / "classifier.safetensors", "pt") as file:  # mapped, not read: no copy in host memory
+            tensors = {name: file.get_tensor(name).to(device) for name in sorted(file.keys())}
         order = LabelOrder.from_labels(tensors.pop("label_order").cpu().numpy(), info.shape.head)
         head = FeatureHead(info.encoder_width, info.intermediate, 0.0, tensors.pop("center", None))
         if info.intermediate:

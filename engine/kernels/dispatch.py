@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from functools import cache
 from types import ModuleType
 
 import torch
 
 from engine.errors import ConfigError, EnvironmentProblem
 from engine.kernels import reference
+from engine.kernels.self_test import cause, self_test
 
 OLDEST_CAPABILITY = (8, 0)  # of a GPU for the fused kernels: bf16 on tensor cores
 
@@ -41,8 +43,14 @@ def triton_problem(device: torch.device) -> str | None:
     capability = torch.cuda.get_device_capability(device)
     if capability < OLDEST_CAPABILITY:
         return f"the GPU has compute capability {capability[0]}.{capability[1]}, the fused kernels need 8.0"
+    return fused_step_problem(device)
+
+
+@cache
+def fused_step_problem(device: torch.device) -> str | None:
+    """Why a tiny fused step does not work on `device`, or None; tried once a process."""
     try:
-        import triton  # noqa: F401
-    except ImportError:
-        return "triton is not installed; on Windows the package is triton-windows"
-    return None
+        from engine.kernels import triton_backend
+    except Exception as error:  # a broken installation raises more than ImportError
+        return cause(error)
+    return self_test(triton_backend.step, device)

@@ -49,13 +49,28 @@ class LabelLayer:
 
     def rows(self, first: int, last: int) -> Tensor:
         """Values of the rows [first, last) in fp32, [R, F]; a view of the weights where they are fp32."""
-        block = self.weight[first:last].float()
-        return block if self.scale == 1.0 else block / self.scale
+        stored = self.weight[first:last]
+        if stored.dtype != FP8:
+            return stored.float()
+        return decode_fp8(stored).mul_(1 / FP8_SCALE)
 
     def tensors(self) -> dict[str, Tensor]:
         """Everything a checkpoint holds of this layer, by name."""
         named = {"weight": self.weight, "bias": self.bias, **{f"state.{k}": v for k, v in self.state.items()}}
         return named if self.index is None else {**named, "index": self.index}
+
+
+def decode_fp8(stored: Tensor) -> Tensor:
+    """`stored.float()` of e4m3 numbers; on a CPU many times faster than torch's own conversion.
+
+    Sign, exponent and mantissa are moved to their places in a half-precision number, whose exponent is biased by 8
+    more. That makes 480 of what stands for NaN (a code of seven ones), so blocks with one go the slow way.
+    """
+    codes = stored.view(torch.int8)
+    if stored.is_cuda or codes.max() == 127 or codes.view(torch.uint8).max() == 255:
+        return stored.float()
+    halves = codes.to(torch.int16).mul_(128).bitwise_and_(~0x4000)
+    return halves.view(torch.float16).float().mul_(256.0)
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ from engine.files import sync
 from engine.model.classifier import Classifier, ClassifierShape
 from engine.model.encoder import FeatureHead, TextEncoder, load_encoder, load_tokenizer
 from engine.model.features import FeatureModel
+from engine.tensorfile import save_tensors
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -73,10 +74,9 @@ def save_bundle(
 ) -> None:
     """Writes the bundle beside `path`, then puts it in the place of the one that is there.
 
-    Raises OSError or SafetensorError when the disk does not take it; the old bundle is then still there.
+    Raises OSError or SafetensorError (from the encoder) when the disk does not take it; the old bundle is then still
+    there.
     """
-    from safetensors.torch import save_file
-
     fresh, old = path.with_name(path.name + ".tmp"), path.with_name(path.name + ".old")
     shutil.rmtree(fresh, ignore_errors=True)
     fresh.mkdir(parents=True)
@@ -90,7 +90,7 @@ def save_bundle(
             tensors |= {"intermediate.weight": head.linear.weight.data, "intermediate.bias": head.linear.bias.data}
         if head.center is not None:
             tensors["center"] = head.center
-        save_file(tensors, fresh / "classifier.safetensors")
+        save_tensors(tensors, fresh / "classifier.safetensors")
         shutil.copyfile(labels_file, fresh / "labels.parquet")
         (fresh / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
         (fresh / "model.json").write_text(json.dumps(asdict(info), indent=2) + "\n")
@@ -115,12 +115,12 @@ def recover_bundle(path: Path) -> None:
 
 def load_bundle(path: Path, device: torch.device | str, dtype: torch.dtype, backend: ModuleType) -> Bundle:
     """Opens a bundle for prediction, its encoder in `dtype`. Raises DataError naming the file that is wrong."""
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
+    from safetensors import SafetensorError, safe_open
 
     info = read_info(path)
     try:
-        tensors = load_file(path / "classifier.safetensors", device=str(device))
+        with safe_open(path / "classifier.safetensors", "pt") as file:  # mapped, not read: no copy in host memory
+            tensors = {name: file.get_tensor(name).to(device) for name in sorted(file.keys())}
         order = LabelOrder.from_labels(tensors.pop("label_order").cpu().numpy(), info.shape.head)
         head = FeatureHead(info.encoder_width, info.intermediate, 0.0, tensors.pop("center", None))
         if info.intermediate:

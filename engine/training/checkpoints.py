@@ -16,6 +16,7 @@ from torch import Tensor
 
 from engine.errors import DataError, EnvironmentProblem
 from engine.files import sync
+from engine.tensorfile import save_tensors
 
 MANIFEST = "manifest.json"
 SPARE_BYTES = 64 * 2**20  # free space to leave on the disk
@@ -27,9 +28,6 @@ def save(folder: Path, step: int, tensors: dict[str, dict[str, Tensor]], state: 
     Keeps the newest `keep` checkpoints. Raises EnvironmentProblem, with the older checkpoints untouched, when
     the disk does not take it.
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import save_file
-
     target = folder / f"step_{step}"
     fresh = folder / f"step_{step}.tmp"
     need = sum(t.numel() * t.element_size() for part in tensors.values() for t in part.values()) + SPARE_BYTES
@@ -41,7 +39,7 @@ def save(folder: Path, step: int, tensors: dict[str, dict[str, Tensor]], state: 
         shutil.rmtree(fresh, ignore_errors=True)
         fresh.mkdir()
         for name, part in tensors.items():
-            save_file({key: value.contiguous() for key, value in part.items()}, fresh / f"{name}.safetensors")
+            save_tensors(part, fresh / f"{name}.safetensors")
         (fresh / "state.json").write_text(json.dumps(state))
         manifest = {path.name: _describe(path) for path in sorted(fresh.iterdir())}
         (fresh / MANIFEST).write_text(json.dumps(manifest, indent=1))
@@ -50,7 +48,7 @@ def save(folder: Path, step: int, tensors: dict[str, dict[str, Tensor]], state: 
         shutil.rmtree(target, ignore_errors=True)
         os.replace(fresh, target)
         sync(folder)
-    except (OSError, SafetensorError) as error:
+    except OSError as error:
         shutil.rmtree(fresh, ignore_errors=True)
         raise EnvironmentProblem(
             f"checkpoint {target} was not written: {error}; free some space. Earlier checkpoints are intact"

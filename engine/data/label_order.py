@@ -29,5 +29,13 @@ class LabelOrder:
 
 def by_frequency(frequency: np.ndarray, head: int) -> np.ndarray:
     """int32 [L]: label ids, the `head` most frequent first (ties by id), the rest in ascending id."""
-    ranked = np.argsort(-frequency, kind="stable")
-    return np.concatenate([ranked[:head], np.sort(ranked[head:])]).astype(np.int32)
+    order = np.arange(len(frequency), dtype=np.int32)
+    if not head:
+        return order
+    least = np.partition(frequency, len(frequency) - head)[len(frequency) - head]
+    above = np.flatnonzero(frequency > least)
+    tied = np.flatnonzero(frequency == least)[: head - len(above)]
+    above = above[np.argsort(-frequency[above], kind="stable")]
+    is_rest = np.ones(len(frequency), dtype=bool)
+    is_rest[above] = is_rest[tied] = False
+    return np.concatenate([above.astype(np.int32), tied.astype(np.int32), order[is_rest]])

@@ -1,9 +1,16 @@
-"""Which labels share features: balanced recursive 2-means over label vectors, all nodes of a level at once.
+"""Which labels share features: balanced recursive 2-means over label vectors, in a bounded amount of memory.
 
-A label's vector is the mean of its instances' features, projected at random to at most VECTOR_WIDTH
-dimensions (Johnson & Lindenstrauss). Each level of the tree splits every node in two halves of whole
-groups; the leaves, read from left to right, are the groups. The same tree gives the meta-labels.
-Source: balanced label clustering of Parabel (Prabhu et al. 2018).
+A label's vector is the mean of its instances' features, projected at random to few dimensions (Johnson &
+Lindenstrauss). Each level of the tree splits every node in two halves of whole groups; the leaves, read from left
+to right, are the groups. The same tree gives the meta-labels. Source: balanced label clustering of Parabel
+(Prabhu et al. 2018).
+
+Beside the vectors there are an order (4 bytes a label) and, while a large node is cut, a score and a second order
+(8 bytes a label); everything else is made for BLOCK labels at a time. The direction along which a node larger than
+that is cut comes from an even sample of BLOCK of its labels. Smaller nodes are finished one after the other, depth
+first, with all nodes of a level of them at once.
+
+Shape suffixes: L labels, K dimensions of a vector, N nodes, S labels of the largest of them.
 """
 
 from __future__ import annotations
@@ -13,60 +20,103 @@ from collections.abc import Iterable
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import normalize
 
-VECTOR_WIDTH = 64
+VECTOR_WIDTH, LEAST_WIDTH = 64, 8
 ITERATIONS = 5
-CHUNK = 1 << 18  # labels scored at once, so that no second copy of the vectors exists
+BLOCK = 1 << 16  # labels whose vectors are looked at together
+ORDER_BYTES = 12  # a label: its place before and after a cut, and its score
+BLOCK_VECTORS = 4  # fp32 vectors a label of a block: gathered, converted, multiplied, kept by the allocator
+BLOCK_BYTES = 256  # a label of a block, beside them: ids, scores, what sorting needs
+PAIRS = 1 << 16  # (instance, label) pairs added up together
+LARGEST = 60_000.0  # what a sum in fp16 may reach
+
+
+def vector_layout(labels: int, width: int, memory: int | None) -> tuple[int, torch.dtype]:
+    """(K, dtype) of label vectors such that they and `balanced_order` together take at most `memory` bytes.
+
+    fp32 and VECTOR_WIDTH (or the features' width, if smaller) where that fits or memory is None; else fp16, and as
+    many dimensions as fit, though not fewer than LEAST_WIDTH.
+    """
+    most = min(width, VECTOR_WIDTH)
+    if memory is None or grouping_bytes(labels, most, torch.float32) <= memory:
+        return most, torch.float32
+    for narrower in range(most, LEAST_WIDTH, -1):
+        if grouping_bytes(labels, narrower, torch.float16) <= memory:
+            return narrower, torch.float16
+    return min(most, LEAST_WIDTH), torch.float16
+
+
+def grouping_bytes(labels: int, vector_width: int, dtype: torch.dtype) -> int:
+    """Most bytes that the vectors [L, K] and `balanced_order` take together."""
+    block = min(labels, BLOCK) * (BLOCK_VECTORS * vector_width * 4 + BLOCK_BYTES)
+    return labels * (vector_width * dtype.itemsize + ORDER_BYTES) + block
 
 
 def label_vectors(
-    features: Iterable[tuple[Tensor, np.ndarray, np.ndarray]], labels: int, width: int, seed: int
+    features: Iterable[tuple[Tensor, np.ndarray, np.ndarray]],
+    labels: int,
+    width: int,
+    seed: int,
+    memory: int | None = None,
 ) -> Tensor:
-    """Unit label vectors, fp32 [L, min(width, VECTOR_WIDTH)]; zero for a label without instances.
+    """Unit label vectors [L, K], on the features' device; zero for a label without instances.
 
-    features: batches of (x_BD any float dtype, CSR offsets int64 [B + 1], label ids int32 [P]).
+    features: batches of (x_BD any float dtype, CSR offsets int64 [B + 1], label ids int32 [P]) · width: D ·
+    memory: bytes for the vectors and `balanced_order` together, see `vector_layout`.
     """
-    projection = None
-    total = None
-    for x_BD, offsets, ids in features:
-        x_BD = x_BD.float()
-        if total is None:
-            generator = torch.Generator().manual_seed(seed)
-            if width > VECTOR_WIDTH:
-                projection = torch.randn(width, VECTOR_WIDTH, generator=generator).to(x_BD.device)
-            total = torch.zeros(labels, min(width, VECTOR_WIDTH), device=x_BD.device)
-        instance = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
-        low_BK = x_BD if projection is None else x_BD @ projection
-        rows = torch.from_numpy(instance).to(x_BD.device)
-        total.index_add_(0, torch.from_numpy(ids.astype(np.int64)).to(x_BD.device), low_BK[rows])
-    if total is None:
-        return torch.zeros(labels, min(width, VECTOR_WIDTH))
-    return torch.nn.functional.normalize(total, dim=1, out=total)
-
-
-def balanced_order(vectors_LK: Tensor, group_size: int, seed: int) -> Tensor:
-    """Order of the labels (int64 [L], on the device of the vectors) in which groups are runs of group_size.
-
-    Similar vectors end up near each other. The last group alone may be short.
-    """
-    labels, width = vectors_LK.shape
-    device = vectors_LK.device
+    vector_width, dtype = vector_layout(labels, width, memory)
     generator = torch.Generator().manual_seed(seed)
-    order = torch.randperm(labels, generator=generator).to(device)
-    bounds = np.array([0, labels])
-    while True:
-        halves = split(bounds, group_size)
-        if len(halves) == len(bounds):
-            return order
-        middle = _middles(bounds, group_size)
-        sizes = torch.from_numpy(np.diff(bounds)).to(device)
-        node = torch.repeat_interleave(torch.arange(len(sizes), device=device), sizes)
-        is_left = torch.arange(labels, device=device) < torch.from_numpy(middle).to(device)[node]
-        direction = torch.randn(len(sizes), width, generator=generator).to(device)
-        for _ in range(ITERATIONS):
-            order = order[_sorted_within_nodes(_scores(vectors_LK, order, node, direction), node)]
-            direction = _mean_difference(vectors_LK, order, node, is_left, len(sizes))
-        bounds = halves
+    projection = torch.randn(width, vector_width, generator=generator) if width > vector_width else None
+    total_LK = torch.zeros(0)
+    for x_BD, offsets, ids in features:
+        low_BK = x_BD.float() if projection is None else x_BD.float() @ projection.to(x_BD.device)
+        if not len(total_LK):
+            total_LK = torch.zeros(labels, vector_width, dtype=dtype, device=x_BD.device)
+            scale = low_BK.abs().amax().clamp(min=1e-12)  # keeps sums of thousands of instances inside fp16
+        _add_instances(total_LK, low_BK / scale, offsets, ids)
+    if not len(total_LK):
+        return torch.zeros(labels, vector_width, dtype=dtype)
+    for part_RK in total_LK.split(BLOCK):
+        part_RK.copy_(normalize(part_RK.float(), dim=1))
+    return total_LK
+
+
+def _add_instances(total_LK: Tensor, low_BK: Tensor, offsets: np.ndarray, ids: np.ndarray) -> None:
+    """Adds to each label the vectors of its instances, in an order that does not depend on the device's threads."""
+    instance = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
+    by_label = np.argsort(ids, kind="stable")
+    for first in range(0, len(ids), PAIRS):
+        pairs = by_label[first : first + PAIRS]
+        labels, counts = np.unique(ids[pairs], return_counts=True)
+        rows, labels, counts = (torch.from_numpy(a).to(low_BK.device) for a in (instance[pairs], labels, counts))
+        sums_UK = torch.segment_reduce(low_BK[rows], "sum", lengths=counts, unsafe=True)
+        sums_UK += total_LK[labels]
+        total_LK[labels] = sums_UK.clamp_(-LARGEST, LARGEST).to(total_LK.dtype)
+
+
+def balanced_order(vectors_LK: Tensor, group_size: int, seed: int, labels: Tensor | None = None) -> Tensor:
+    """The labels in an order (int32, on the device of the vectors) in which groups are runs of group_size.
+
+    Similar vectors end up near each other. The last group alone may be short. labels: ids (int, rows of the
+    vectors) of the labels to order; all of them when None.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    count = len(vectors_LK) if labels is None else len(labels)
+    order = torch.randperm(count, generator=generator, dtype=torch.int32)
+    if labels is not None:
+        order = labels.to("cpu", torch.int32)[order]
+    order = order.to(vectors_LK.device)
+    nodes = [order]
+    while nodes:
+        node = nodes.pop()
+        if len(node) > max(BLOCK, group_size):
+            middle = int(_middles(np.array([0, len(node)]), group_size)[0])
+            _cut(vectors_LK, node, middle, generator)
+            nodes += [node[middle:], node[:middle]]
+        else:
+            _order_node(vectors_LK, node, group_size, generator)
+    return order
 
 
 def split(bounds: np.ndarray, group_size: int) -> np.ndarray:
@@ -90,27 +140,106 @@ def _middles(bounds: np.ndarray, group_size: int) -> np.ndarray:
     return np.minimum(bounds[:-1] + (groups + 1) // 2 * group_size, bounds[1:])
 
 
-def _scores(vectors_LK: Tensor, order: Tensor, node: Tensor, direction: Tensor) -> Tensor:
-    scores = torch.empty(len(order), device=order.device)
-    for first in range(0, len(order), CHUNK):
-        part = slice(first, first + CHUNK)
-        scores[part] = (vectors_LK[order[part]] * direction[node[part]]).sum(dim=1)
-    return scores
+def _order_node(vectors_LK: Tensor, order: Tensor, group_size: int, generator: torch.Generator) -> None:
+    """Orders a node of at most BLOCK labels in place, down to its groups, level by level."""
+    bounds = np.array([0, len(order)])
+    while len(halves := split(bounds, group_size)) > len(bounds):
+        starts, sizes = bounds[:-1], np.diff(bounds)
+        lefts = _middles(bounds, group_size) - starts
+        divisible = np.flatnonzero(lefts < sizes)
+        at_once = max(1, BLOCK // int(sizes.max()))
+        for first in range(0, len(divisible), at_once):
+            some = divisible[first : first + at_once]
+            _order_halves(vectors_LK, order, starts[some], sizes[some], lefts[some], generator)
+        bounds = halves
 
 
-def _sorted_within_nodes(scores: Tensor, node: Tensor) -> Tensor:
-    """Positions sorted by node, then by descending score."""
-    ranked = torch.argsort(scores, descending=True, stable=True)
-    return ranked[torch.argsort(node[ranked], stable=True)]
+def _order_halves(
+    vectors_LK: Tensor,
+    order: Tensor,
+    starts: np.ndarray,
+    sizes: np.ndarray,
+    lefts: np.ndarray,
+    generator: torch.Generator,
+) -> None:
+    """Orders the labels of each node order[start : start + size], those of its left half first."""
+    device = order.device
+    start_N1, size_N1, left_N1 = (torch.from_numpy(a).to(device)[:, None] for a in (starts, sizes, lefts))
+    column_S = torch.arange(int(sizes.max()), device=device)
+    exists_NS = column_S < size_N1
+    place_NS = (start_N1 + column_S).clamp_(max=len(order) - 1)
+    label_NS = order[place_NS]
+    v_NSK = vectors_LK[label_NS].float()
+    direction_NK = _two_means(v_NSK, exists_NS, size_N1, left_N1, generator)
+    ranked_NS = _ranked(v_NSK, exists_NS, direction_NK)
+    order[place_NS[exists_NS]] = label_NS.gather(1, ranked_NS)[exists_NS]
 
 
-def _mean_difference(vectors_LK: Tensor, order: Tensor, node: Tensor, is_left: Tensor, nodes: int) -> Tensor:
-    """Mean vector of each node's left half minus that of its right half, [nodes, K]."""
-    difference = torch.zeros(nodes, vectors_LK.shape[1], device=order.device)
-    left = torch.zeros(nodes, device=order.device).index_add_(0, node, is_left.float())
-    size = torch.bincount(node, minlength=nodes).float()
-    share = torch.where(is_left, 1.0 / left[node].clamp(min=1), -1.0 / (size - left)[node].clamp(min=1))
-    for first in range(0, len(order), CHUNK):
-        part = slice(first, first + CHUNK)
-        difference.index_add_(0, node[part], vectors_LK[order[part]] * share[part, None])
-    return difference
+def _two_means(
+    v_NSK: Tensor, exists_NS: Tensor, size_N1: Tensor, left_N1: Tensor, generator: torch.Generator
+) -> Tensor:
+    """[N, K]: the direction along which the left_N1 labels farthest on lie apart from the others of their node."""
+    nodes, most, width = v_NSK.shape
+    rank_S = torch.arange(most, device=v_NSK.device)
+    share_NS = torch.where(rank_S < left_N1, 1.0 / left_N1, -1.0 / (size_N1 - left_N1)) * exists_NS
+    direction_NK = torch.randn(nodes, width, generator=generator).to(v_NSK.device)
+    for _ in range(ITERATIONS - 1):
+        ranked_NS = _ranked(v_NSK, exists_NS, direction_NK)
+        weight_NS = torch.empty_like(share_NS).scatter_(1, ranked_NS, share_NS)
+        direction_NK = torch.bmm(weight_NS[:, None, :], v_NSK)[:, 0]
+    return direction_NK
+
+
+def _ranked(v_NSK: Tensor, exists_NS: Tensor, direction_NK: Tensor) -> Tensor:
+    """Columns [N, S] of each node by descending score; columns without a label come last."""
+    score_NS = torch.bmm(v_NSK, direction_NK[:, :, None])[:, :, 0]
+    score_NS.masked_fill_(~exists_NS, -torch.inf)
+    return torch.sort(score_NS, dim=1, descending=True, stable=True).indices
+
+
+def _cut(vectors_LK: Tensor, order: Tensor, middle: int, generator: torch.Generator) -> None:
+    """Brings the labels of the left half of a node of more than BLOCK labels to its first `middle` places.
+
+    Otherwise labels keep their order, which is random: an even sample of a node is a random one.
+    """
+    device = order.device
+    v_1SK = vectors_LK[order[:: -(-len(order) // BLOCK)]].float()[None]
+    sample = v_1SK.shape[1]
+    size_11 = torch.tensor([[sample]], device=device)
+    left_11 = torch.tensor([[round(sample * middle / len(order))]], device=device)
+    exists_1S = torch.ones(1, sample, dtype=torch.bool, device=device)
+    direction_K = _two_means(v_1SK, exists_1S, size_11, left_11, generator)[0]
+    del v_1SK
+    key = torch.empty(len(order), dtype=torch.int32, device=device)
+    for key_part, part in zip(key.split(BLOCK), order.split(BLOCK), strict=True):
+        key_part.copy_(_sortable(vectors_LK[part].float() @ direction_K))
+    least = _kth_largest(key, middle)
+    ties = middle - int(torch.count_nonzero(key > least))
+    before, left, right = order.clone(), 0, middle
+    for key_part, part in zip(key.split(BLOCK), before.split(BLOCK), strict=True):
+        goes_left = key_part >= least
+        tied = torch.nonzero(key_part == least)[:, 0]
+        goes_left[tied[ties:]] = False
+        ties -= min(ties, len(tied))
+        to_left, to_right = part[goes_left], part[~goes_left]
+        order[left : left + len(to_left)] = to_left
+        order[right : right + len(to_right)] = to_right
+        left, right = left + len(to_left), right + len(to_right)
+
+
+def _sortable(score: Tensor) -> Tensor:
+    """int32 numbers in the order of the fp32 scores: the bits of a float, those of a negative one turned around."""
+    bits = score.view(torch.int32)
+    return bits ^ ((bits >> 31) & 0x7FFFFFFF)
+
+
+def _kth_largest(key: Tensor, k: int) -> int:
+    """The largest number that at least k of the int32 keys reach. Needs one byte a key."""
+    low, high = -(2**31), 2**31 - 1
+    while low < high:
+        middle = (low + high + 1) // 2
+        if int(torch.count_nonzero(key >= middle)) >= k:
+            low = middle
+        else:
+            high = middle - 1
+    return low

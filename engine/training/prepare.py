@@ -55,6 +55,7 @@ if TYPE_CHECKING:
 
 Autocast = Callable[[], AbstractContextManager]
 ORDER_SAMPLE = 200_000  # training texts whose features make the label vectors
+ORDER_SHARE = 0.9  # of the classifier's bytes, which are not taken yet: what forming groups may take of them
 TORCH = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
 
@@ -223,20 +224,19 @@ def _label_order(
     autocast: Autocast,
     reporter: Reporter,
 ) -> LabelOrder:
-    """Head labels by frequency, then groups of similar labels."""  # fmt: skip
+    """Head labels by frequency, then groups of similar labels, formed in the memory that the classifier will take."""
     label_at = by_frequency(material.label_frequency, plan.head)
     has_meta_labels = first_weight(config.auxiliary, plan.sparsity, material.model.is_trainable()) > 0
     if (plan.head == plan.labels or plan.group_size == 1) and not has_meta_labels:
         return LabelOrder.from_labels(label_at, plan.head)
     seed = seed_of(config.run.seed, ORDER)
     features = _encoded(material, device, autocast, reporter)
-    vectors = label_vectors(features, plan.labels, material.encoder.width, seed)
-    parts = []
+    memory = int(ORDER_SHARE * sum(plan.components.values()))
+    vectors = label_vectors(features, plan.labels, material.encoder.width, seed, memory)
     for labels in (label_at[: plan.head], label_at[plan.head :]):
         if len(labels):
-            own = vectors[torch.from_numpy(labels.astype(np.int64)).to(vectors.device)]
-            parts.append(labels[balanced_order(own, plan.group_size, seed).cpu().numpy()])
-    return LabelOrder.from_labels(np.concatenate(parts), plan.head)
+            labels[:] = balanced_order(vectors, plan.group_size, seed, torch.from_numpy(labels)).cpu().numpy()
+    return LabelOrder.from_labels(label_at, plan.head)
 
 
 @torch.no_grad()

@@ -13,7 +13,7 @@ def test_clusters_end_up_in_the_same_groups():
     cluster = torch.arange(8).repeat(64)[torch.randperm(512, generator=generator)]
     vectors = centres[cluster] + 0.05 * torch.randn(512, 16, generator=generator)
     order = balanced_order(vectors, 32, seed=1)
-    assert torch.equal(order.sort().values, torch.arange(512))
+    assert torch.equal(order.sort().values, torch.arange(512, dtype=torch.int32))
     purity = [torch.bincount(cluster[group]).max().item() / 32 for group in order.view(-1, 32)]
     assert np.mean(purity) > 0.9
 
@@ -22,7 +22,7 @@ def test_order_is_a_permutation_for_any_size_and_the_same_for_the_same_seed():
     for labels in (1, 2, 31, 33, 100, 257):
         vectors = torch.randn(labels, 8, generator=torch.Generator().manual_seed(labels))
         order = balanced_order(vectors, 16, seed=3)
-        assert torch.equal(order.sort().values, torch.arange(labels))
+        assert torch.equal(order.sort().values, torch.arange(labels, dtype=torch.int32))
         assert torch.equal(order, balanced_order(vectors, 16, seed=3))
 
 

@@ -93,8 +93,6 @@ def bench_head(shape: Shape, options: HeadOptions, progress: Callable[[str], Non
     hardware = detect(options.device)
     if options.dtype == "auto":
         options = replace(options, dtype=hardware.compute if hardware.device == "cuda" else "fp32")
-    if options.deterministic:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     device = torch.device(hardware.device)
     setting = Setting(shape, options, device)
     _, backend = resolve_backend(options.backend, device)
@@ -133,8 +131,8 @@ def elmo(setting: Setting) -> Variant:
     shape = setting.shape
 
     def build() -> tuple[Callable[[], object], int]:
-        weight_LD = torch.empty(shape.labels, shape.width, dtype=torch.bfloat16, device=setting.device)
-        layer = dense.ChunkedSGD(_normal_(weight_LD), LEARNING_RATE, SEED)
+        weight_LD = random_weight(shape.labels, shape.width, torch.bfloat16, setting.device)
+        layer = dense.ChunkedSGD(weight_LD, LEARNING_RATE, SEED)
         x_BD, positives = setting.batch(shape.labels)
         return lambda: layer.step(x_BD, positives), 2 * weight_LD.nbytes
 
@@ -147,8 +145,8 @@ def renee(setting: Setting) -> Variant:
     shape = setting.shape
 
     def build() -> tuple[Callable[[], object], int]:
-        weight_LD = torch.empty(shape.labels, shape.width, device=setting.device)
-        layer = dense.AutogradAdam(_normal_(weight_LD), LEARNING_RATE)
+        weight_LD = random_weight(shape.labels, shape.width, torch.float32, setting.device)
+        layer = dense.AutogradAdam(weight_LD, LEARNING_RATE)
         x_BD, positives = setting.batch(shape.labels)
         return lambda: layer.step(x_BD, positives), 3 * 2 * weight_LD.nbytes  # weights and two moments
 
@@ -177,7 +175,7 @@ def _sparse(setting: Setting, shape: Shape, note: str) -> Variant:
         numbered = count(1)
 
         def step() -> None:
-            with _deterministic(options.deterministic):
+            with deterministic(options.deterministic):
                 classifier.step(x_BD, positives, replace(base, step=next(numbered)))
 
         return step, step_floor_bytes(classifier)
@@ -195,14 +193,17 @@ def step_floor_bytes(classifier: Classifier) -> int:
     return sum(tensor.nbytes * (1 if name.endswith(".index") else 2) for name, tensor in tensors.items())
 
 
-def _normal_(weight_LD: Tensor) -> Tensor:
-    generator = torch.Generator(weight_LD.device).manual_seed(SEED)
-    return weight_LD.normal_(std=WEIGHT_STD, generator=generator)
+def random_weight(labels: int, width: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Dense weights [L, D] as the trainer would draw them."""
+    weight_LD = torch.empty(labels, width, dtype=dtype, device=device)
+    return weight_LD.normal_(std=WEIGHT_STD, generator=torch.Generator(device).manual_seed(SEED))
 
 
 @contextmanager
-def _deterministic(wanted: bool) -> Iterator[None]:
+def deterministic(wanted: bool) -> Iterator[None]:
     """Torch's own operations too, where results must be the same bits every time, as in training."""
+    if wanted:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
     torch.use_deterministic_algorithms(wanted or before[0], warn_only=True)
     try:

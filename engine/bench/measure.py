@@ -13,7 +13,7 @@ import platform
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -36,7 +36,8 @@ Build = Callable[[], tuple[Callable[[], object], int]]
 class Measurement:
     """Median and smallest time of a step, and its memory; or, with None for all of these, why it was `skipped`.
 
-    floor_bytes: what a step has to read and write at least · peak_bytes: see MEMORY · labels: as measured.
+    floor_bytes: what a step has to read and write at least · peak_bytes: see MEMORY · labels: as measured ·
+    phases: peak since the one before, where a measurement has several.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Measurement:
     floor_bytes: int | None = None
     peak_bytes: int | None = None
     skipped: str | None = None
+    phases: dict[str, int] = field(default_factory=dict)
 
     @property
     def bytes_per_second(self) -> float | None:
@@ -72,10 +74,9 @@ def measure(
         return Measurement(name, labels, note, skipped=f"{needs} ({bytes_needed} bytes), {free / GIB:.2f} GiB are free")
     try:
         step, floor_bytes = build()
-        if device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(device)
+        peak_bytes(device)
         times = time_steps(step, device, repeats)
-        peak = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else resident_bytes()
+        peak = peak_bytes(device)
     except torch.OutOfMemoryError:
         return Measurement(name, labels, note, skipped=f"ran out of memory with {free / GIB:.2f} GiB free; {needs}")
     return Measurement(name, labels, note, statistics.median(times), min(times), len(times), floor_bytes, peak)
@@ -125,6 +126,15 @@ def available_bytes(device: torch.device) -> int:
     import psutil
 
     return min(psutil.virtual_memory().available, host_memory() - resident_bytes())
+
+
+def peak_bytes(device: torch.device) -> int:
+    """Most memory since the last call, see MEMORY."""
+    if device.type != "cuda":
+        return resident_bytes()
+    peak = torch.cuda.max_memory_allocated(device)
+    torch.cuda.reset_peak_memory_stats(device)
+    return peak
 
 
 def resident_bytes() -> int:
@@ -180,5 +190,9 @@ def format_measurements(measurements: list[Measurement], device: str) -> str:
         else:
             numbers = f"{'skipped':>11}{'':>45}"
         lines.append(f"{m.name:<9}{m.labels:>12,}{numbers}  {m.note}")
+    for m in measurements:
+        if m.phases:
+            parts = ", ".join(f"{phase} {size / MIB:,.0f}" for phase, size in m.phases.items())
+            lines.append(f"{m.name} {memory} while: {parts}")
     lines += [f"{m.name} skipped: {m.skipped}" for m in measurements if m.skipped]
     return "\n".join(lines)

@@ -105,3 +105,10 @@ def shape_named(name: str) -> Shape:
             f"unknown shape {name!r}; there are {', '.join(SHAPES)}, or give the numbers, such as --labels"
         )
     return SHAPES[name]
+
+
+def encoder_width(name: str) -> int:
+    """Features of one of ENCODERS. Raises ConfigError, which lists them."""
+    if name not in ENCODERS:
+        raise ConfigError(f"unknown encoder {name!r}; there are {', '.join(ENCODERS)}")
+    return int(ENCODERS[name]["hidden"])

@@ -203,8 +203,8 @@ def add(dx, feature_F, real_F, share_FB, STRIDE: tl.constexpr, ORDERED: tl.const
     """dx[feature] += share: atomically, or, where no other program writes, by reading and writing.
 
     feature_F, real_F: in the order of `sum_order`. dx is stored in the order in which matrix instructions leave
-    their results in the registers (of 32 instances 8j + 2t + i at 8t + 2j + i, of features as in `sum_order`), so that 16 bytes at a time go
-    from a register to memory and no result passes through shared memory. On cards whose instructions have other
+    their results in the registers (of 32 instances, 8j + 2t + i stands at 8t + 2j + i; of features, see `sum_order`):
+    16 bytes at a time go from registers to memory, and no result passes through shared memory. On cards with other
     layouts the compiler moves the elements, and the result is the same.
     """
     BLOCK_F: tl.constexpr = share_FB.shape[0]

@@ -85,8 +85,7 @@ def load_encoder(directory: Path, pooling: str, dtype: torch.dtype) -> TextEncod
     from transformers import AutoModel
     from transformers.utils import logging
 
-    # cuDNN plans attention anew for every batch shape, on the host: 5 ms a layer where batches differ in length.
-    torch.backends.cuda.enable_cudnn_sdp(False)
+    prefer_fused_attention()
     logging.disable_progress_bar()
     level = logging.get_verbosity()
     logging.set_verbosity_error()  # the pooler that follows is dropped; its absence is not worth a warning
@@ -99,6 +98,11 @@ def load_encoder(directory: Path, pooling: str, dtype: torch.dtype) -> TextEncod
     if getattr(model, "pooler", None) is not None:
         model.pooler = None  # not used: it would cost D x D parameters and their optimizer state
     return TextEncoder(model, pooling).eval()
+
+
+def prefer_fused_attention() -> None:
+    """No cuDNN attention: it is planned anew for every batch shape, 5 ms a layer where batches differ in length."""
+    torch.backends.cuda.enable_cudnn_sdp(False)
 
 
 def load_tokenizer(directory: Path) -> PreTrainedTokenizerBase:

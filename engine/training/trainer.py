@@ -135,7 +135,10 @@ class Trainer:
             for number in range(position, len(chosen)):
                 rows = chosen[number]
                 labels = m.dataset.train.labels.select(rows)
-                yield Batch(m.train_inputs(rows), labels.offsets, self.order.position_of[labels.ids])
+                inputs = m.train_inputs(rows)
+                if self.device.type == "cuda":  # a copy from pageable memory would wait for the steps before it
+                    inputs = tuple(part.pin_memory() for part in inputs)
+                yield Batch(inputs, labels.offsets, self.order.position_of[labels.ids])
 
         for batch in prefetch(load()):
             yield replace(batch, inputs=tuple(part.to(self.device, non_blocking=True) for part in batch.inputs))

@@ -6,14 +6,15 @@ waits for the device each time.
 
 Where the encoder computes in bf16, its parameters are bf16 and the bits that bf16 cannot hold lie beside them;
 together they are the fp32 master weight. That is 4 bytes a parameter, no casts in forward or backward, 2 bytes of
-gradient, and about 2 of moments. With `in_backward` a matrix is updated as soon as its gradient is there, which is
-then dropped: the gradients of the whole encoder never exist at once (as in LOMO, Lv et al. 2023).
+gradient, and about 2 of moments. With `in_backward` neighbouring matrices are updated as soon as their gradients
+are there, which are then dropped: those of the whole encoder never exist at once (as in LOMO, Lv et al. 2023).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from functools import partial
 
 import torch
@@ -27,6 +28,18 @@ BETAS = (0.9, 0.999)
 EPS = 1e-8
 PIECE = 1 << 22  # elements computed at once: bounds the temporaries of a step to a few times 16 MiB
 FIRST_SCALE, SCALE_STEPS = 2.0**14, 2000  # of fp16 gradients; doubled after so many finite steps
+
+
+@dataclass
+class Bucket:
+    """Neighbouring parameters of a segment that are updated together during backward: about PIECE elements.
+
+    at: where they lie · waiting: how many gradients of this backward pass are still to come.
+    """
+
+    at: slice
+    slots: list[tuple[nn.Parameter, slice]] = field(default_factory=list)
+    waiting: int = 0
 
 
 class Segment:
@@ -74,12 +87,23 @@ class Segment:
         low = {} if self.low is None else {"low": self.low}
         return {f"{self.name}.{key}": t for key, t in {"value": self.value, **low, **self.moments}.items()}
 
-    def update(self, at: slice, grad: Tensor, scale: Tensor, step: int, factor: float) -> None:
-        """Moves the elements `at`; grad: theirs, flat, any float dtype · scale: fp32 scalar it is multiplied by."""
+    def buckets(self) -> list[Bucket]:
+        """All parameters, in runs of about PIECE elements."""
+        found: list[Bucket] = []
+        for parameter, slot in self.slots:
+            if not found or slot.stop - found[-1].at.start > PIECE:
+                found.append(Bucket(slot))
+            found[-1].slots.append((parameter, slot))
+            found[-1].at = slice(found[-1].at.start, slot.stop)
+        return found
+
+    def update(self, at: slice, grad: Tensor, scale: Tensor | None, step: int, factor: float) -> None:
+        """Moves the elements `at`; grad: theirs, flat, any float dtype · scale: fp32 scalar to multiply it by."""
         learning_rate = self.learning_rate * factor
         for first, last in _pieces(at):
             weight = self._master(first, last)
-            part = grad[first - at.start : last - at.start].float() * scale
+            part = grad[first - at.start : last - at.start].float()
+            part = part if scale is None else part * scale
             if self.eight_bit:
                 adamw8bit_(
                     weight, part, self.moments, first, step=step, learning_rate=learning_rate, betas=BETAS, eps=EPS,
@@ -110,12 +134,11 @@ class FlatAdamW:
         self.segments, self.clip_norm = segments, clip_norm
         self.scale = FIRST_SCALE if scales else 1.0
         self.scales, self.good_steps = scales, 0
-        device = segments[0].value.device
-        self.one = torch.ones((), device=device)
-        self.grad_norm = torch.zeros((), device=device)
+        self.grad_norm = torch.zeros((), device=segments[0].value.device)
         for segment in segments:
-            for parameter, slot in segment.slots if segment.grad is None else ():
-                parameter.register_post_accumulate_grad_hook(partial(self._update_in_backward, segment, slot))
+            for bucket in segment.buckets() if segment.grad is None else ():
+                for parameter, _ in bucket.slots:
+                    parameter.register_post_accumulate_grad_hook(partial(self._gradient_is_there, segment, bucket))
 
     @contextmanager
     def stepping(self, step: int, factor: float) -> Iterator[None]:
@@ -133,7 +156,7 @@ class FlatAdamW:
             return
         for segment in kept:
             whole = slice(0, len(segment.value))
-            segment.update(whole, segment.grad, self._clipping(norm) / self.scale, step, factor)
+            segment.update(whole, segment.grad, self._scale(norm), step, factor)
         self.grad_norm = torch.hypot(self.grad_norm, norm)
 
     def backward(self, x_BD: Tensor, gradient: Tensor) -> None:
@@ -150,16 +173,30 @@ class FlatAdamW:
     def load_numbers(self, numbers: dict[str, float]) -> None:
         self.scale, self.good_steps = numbers["scale"], int(numbers["good_steps"])
 
-    def _clipping(self, norm: Tensor) -> Tensor:
-        return (self.clip_norm / (norm + 1e-6)).clamp(max=1.0) if self.clip_norm else self.one
+    def _scale(self, norm: Tensor) -> Tensor | None:
+        """What gradients of that norm are multiplied by to undo their scaling and to clip them; None for 1."""
+        if self.clip_norm:
+            return (self.clip_norm / (norm + 1e-6)).clamp(max=1.0) / self.scale
+        return torch.full_like(norm, 1.0 / self.scale) if self.scales else None
 
     @torch.no_grad()
-    def _update_in_backward(self, segment: Segment, slot: slice, parameter: nn.Parameter) -> None:
-        """Without all gradients there is no norm over all of them: a matrix is clipped by its own."""
-        norm = torch.linalg.vector_norm(parameter.grad, dtype=torch.float32)
-        segment.update(slot, parameter.grad.reshape(-1), self._clipping(norm), self.step, self.factor)
+    def _gradient_is_there(self, segment: Segment, bucket: Bucket, parameter: nn.Parameter) -> None:
+        """Updates a bucket with the last of its gradients. Without all gradients there is no norm over all of them:
+        a bucket is clipped by its own."""
+        bucket.waiting = (bucket.waiting or len(bucket.slots)) - 1
+        if bucket.waiting:
+            return
+        if len(bucket.slots) == 1:
+            grad = parameter.grad.reshape(-1)
+        else:
+            grad = segment.value.new_zeros(bucket.at.stop - bucket.at.start)
+            for member, slot in bucket.slots:
+                grad[slot.start - bucket.at.start : slot.stop - bucket.at.start] = member.grad.view(-1)
+        for member, _ in bucket.slots:
+            member.grad = None
+        norm = torch.linalg.vector_norm(grad, dtype=torch.float32)
+        segment.update(bucket.at, grad, self._scale(norm), self.step, self.factor)
         self.grad_norm = torch.hypot(self.grad_norm, norm)
-        parameter.grad = None
 
     def _is_finite(self, norm: Tensor) -> bool:
         """Whether the scaled gradients were; else the step is left out and the scale halved."""
@@ -212,15 +249,19 @@ def make_optimizer(
 
 
 def split(weight: Tensor) -> tuple[Tensor, Tensor]:
-    """fp32 → (its bf16 rounded to nearest, int16 of what is missing); `join` gives the same fp32 bits back."""
-    bits = weight.view(torch.int32)
-    high = (bits + 0x8000) >> 16
-    return high.to(torch.int16).view(torch.bfloat16), (bits - (high << 16)).to(torch.int16)
+    """fp32 → (its bf16, rounded to nearest, and int16 bits with which `join` gives the same fp32 back).
+
+    The upper and lower half of the bits after adding half a unit of the last bf16 place. They are views of one
+    tensor, in which `weight` is overwritten (fp32 is stored with its lower half first on every machine torch runs on).
+    """
+    halves = weight.view(torch.int32).add_(0x8000).view(torch.int16).view(-1, 2)
+    return halves[:, 1].view(torch.bfloat16), halves[:, 0]
 
 
 def join(value: Tensor, low: Tensor) -> Tensor:
-    """The inverse of `split`."""
-    return ((value.view(torch.int16).to(torch.int32) << 16) + low).view(torch.float32)
+    """The inverse of `split`; a new tensor."""
+    halves = torch.stack((low, value.view(torch.int16)), dim=1)
+    return halves.view(torch.int32).sub_(0x8000).view(torch.float32)[:, 0]
 
 
 def _pieces(at: slice) -> Iterator[tuple[int, int]]:

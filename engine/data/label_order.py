@@ -32,7 +32,8 @@ def by_frequency(frequency: np.ndarray, head: int) -> np.ndarray:
     order = np.arange(len(frequency), dtype=np.int32)
     if not head:
         return order
-    least = np.partition(frequency, len(frequency) - head)[len(frequency) - head]
+    labels_from = np.cumsum(np.bincount(frequency)[::-1])[::-1]  # at n: labels that occur n times or more often
+    least = np.flatnonzero(labels_from >= head)[-1]
     above = np.flatnonzero(frequency > least)
     tied = np.flatnonzero(frequency == least)[: head - len(above)]
     above = above[np.argsort(-frequency[above], kind="stable")]

@@ -141,7 +141,13 @@ class Dataset:
 
     def label_frequency(self) -> np.ndarray:
         """Number of train instances of every label: int64 [n_labels]."""
-        return self._label_column("train_frequency").to_numpy()
+        frequency = np.empty(self.n_labels, dtype=np.int64)
+        done = 0
+        with open_parquet(self.path / LABELS_FILE) as file:
+            for batch in file.iter_batches(_LABEL_ROWS, columns=["train_frequency"], use_threads=False):
+                frequency[done : done + len(batch)] = batch.column(0).to_numpy()
+                done += len(batch)
+        return frequency
 
     def _label_column(self, column: str):
         with open_parquet(self.path / LABELS_FILE) as file:

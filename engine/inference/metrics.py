@@ -138,12 +138,18 @@ def inverse_propensity(frequency: NDArray, n_train: int, a: float = 0.55, b: flo
 
 def frequency_bands(frequency: NDArray[np.integer]) -> NDArray[np.int8]:
     """Each label's band as an index into BANDS, int8 [L]; see the module's text."""
-    order = np.argsort(-np.asarray(frequency, dtype=np.int64), kind="stable")
-    sorted_frequency = np.asarray(frequency, dtype=np.int64)[order]
-    total = max(int(sorted_frequency.sum()), 1)
-    begins = np.cumsum(sorted_frequency) - sorted_frequency
-    band = np.empty(len(order), dtype=np.int8)
-    band[order] = np.where(sorted_frequency > 0, 3 * begins // total, 2)
+    frequency = np.asarray(frequency, dtype=np.int64)
+    labels = np.bincount(frequency, minlength=1)  # labels that occur n times
+    mass = labels * np.arange(len(labels))
+    begins = mass.sum() - np.cumsum(mass)  # of all labels that occur more often
+    total = max(int(mass.sum()), 1)
+    last = begins + (labels - 1).clip(min=0) * np.arange(len(labels))
+    first_band, last_band = 3 * begins // total, 3 * last // total
+    first_band[0] = last_band[0] = 2
+    band = first_band.astype(np.int8)[frequency]
+    for n in np.flatnonzero(first_band != last_band):  # at most two
+        ids = np.flatnonzero(frequency == n)
+        band[ids] = 3 * (begins[n] + n * np.arange(len(ids))) // total
     return band
 
 

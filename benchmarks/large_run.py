@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import platform
 import statistics
 import subprocess
@@ -85,7 +86,7 @@ class Session:
     def __init__(self, flags: list[str], log: Path) -> None:
         self.log = log
         self.host_peak = 0
-        self.started = time.time()
+        self.started, self.training = time.time(), None
         with log.open("w") as out:
             command = [sys.executable, "-m", "engine", "train", *flags]
             self.process = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT)
@@ -111,6 +112,8 @@ def train_until_killed(o: argparse.Namespace, flags: list[str]) -> tuple[Session
     for _ in session.watch():
         for path in set((o.output / "runs").glob("*")) - before:
             run = RunDirectory(path)
+            if session.training is None and run.state() == "training":
+                session.training = time.time()
             saved = [event["step"] for event in run.events(["checkpoint"]) if event["step"] >= o.kill_at]
             if saved:
                 session.process.kill()
@@ -128,17 +131,14 @@ def resume(o: argparse.Namespace, run: RunDirectory) -> Session:
     return session
 
 
-def phases(events: list[dict], started: float) -> dict[str, float]:
-    """Seconds between the lines that the run said before its first logged step."""
-    seconds, last, name = {}, started, "start of the program"
-    for event in events:
-        if event["type"] == "message":
-            seconds[name] = event["time"] - last
-            name, last = f"after `{event['text'].split()[0]}`", event["time"]
-        elif event["type"] in ("step", "checkpoint"):
-            seconds[f"{name}, to the first {event['type']}"] = event["time"] - last
-            return seconds
-    return seconds
+def phases(events: list[dict], session: Session) -> dict[str, float]:
+    """Seconds between the lines that the run said before it began to train."""
+    began = session.training or math.inf
+    times = [("start of the program", session.started)]
+    times += [(f"after `{e['text'].split()[0]}`", e["time"]) for e in events if e["type"] == "message"]
+    times = [(name, moment) for name, moment in times if moment < began]
+    ends = [*(moment for _, moment in times[1:]), began]
+    return {name: end - moment for (name, moment), end in zip(times, ends, strict=True)}
 
 
 def step_milliseconds(events: list[dict]) -> float | None:
@@ -173,7 +173,7 @@ def main() -> None:
     resumed_at = [e["text"] for e in events[len(events_before) :] if e.get("text", "").startswith("resuming")]
     checkpoints = [event["seconds"] for event in events if event["type"] == "checkpoint"]
     newest = max((run.checkpoints).glob("step_*"), key=lambda path: path.stat().st_mtime)
-    seconds |= phases(events_before, first.started)
+    seconds |= phases(events_before, first)
     memory = [event["memory_bytes"] for event in events_before if event["type"] == "step"]
     milliseconds = step_milliseconds(events)
     finished = result["steps"] == o.steps and bool(resumed_at)

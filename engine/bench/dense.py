@@ -15,7 +15,7 @@ from engine.kernels.dispatch import triton_problem
 from engine.kernels.layer import Positives
 
 # Of one chunk's [R, max(B, D)] tensor in fp32: large enough to fill a GPU, small enough for a CPU's caches.
-CHUNK_BYTES = {"cpu": 16 * 2**20, "cuda": 256 * 2**20}
+CHUNK_BYTES = {"cpu": 16 * 2**20, "cuda": 1024 * 2**20}
 
 
 class ChunkedSGD:

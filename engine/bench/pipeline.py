@@ -121,7 +121,7 @@ def _sparse(name: str, shape: Shape, options: PipelineOptions, hardware: Hardwar
         config, hardware, shape.labels, encoder.width, activation_bytes(encoder, shape.batch, shape.tokens)
     )
     if plan.checkpoint_every:
-        checkpoint_activations(encoder, plan.checkpoint_every)
+        checkpoint_activations(encoder, plan.checkpoint_every, config.encoder.compile)
     if config.encoder.compile:
         encoder.model.compile(dynamic=True)
     backend, line = resolve_backend(config.classifier.backend, device)

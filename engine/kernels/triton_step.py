@@ -155,6 +155,9 @@ def step_tile(
         rate_R = tl.zeros((ROWS,), tl.float32) + rate * factor
     tl.store(bias + row + at_R, bias_R - rate_R * grad_R, mask=real_R)
     noise = noise_RF(key_a, key_b, tile, ROWS, BLOCK_F)
+    if PARTS == 2:  # read again: kept in registers all along, they would leave too few
+        stored0_RF = tl.load(weight + place_RF, mask=real0_RF, other=0.0, cache_modifier=".cg")
+        stored1_RF = tl.load(weight + BLOCK_F + place_RF, mask=real1_RF, other=0.0, cache_modifier=".cg")
     new_RF = updated_rows(decode(stored0_RF), grad0_RF, rate_R, decay, noise & 0xFFFF, DECAY, STORE)
     tl.store(weight + place_RF, new_RF, mask=real0_RF, cache_modifier=".cg")
     if PARTS == 2:

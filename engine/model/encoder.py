@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
+# Model types in which every token sees every other one that is no padding, in every layer.
+FULL_ATTENTION = ("bert", "roberta", "distilbert", "xlm-roberta", "camembert", "electra", "albert")
+
+
 class TextEncoder(nn.Module):
     """Tokens to features. `width` is D."""
 
@@ -27,10 +31,16 @@ class TextEncoder(nn.Module):
         super().__init__()
         self.model, self.pooling = model, pooling
         self.width: int = model.config.hidden_size
+        self.broadcasts_mask = model.config.model_type in FULL_ATTENTION and model.config._attn_implementation == "sdpa"
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """input_ids, attention_mask: int64 [B, T] → features fp32 [B, D] of length sqrt(D)."""
-        tokens_BTD = self.model(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+        mask = attention_mask
+        if self.broadcasts_mask:
+            # Transformers would look whether there is padding, for which the host has to wait for the device in
+            # every step, and write the mask out for every pair of tokens.
+            mask = attention_mask[:, None, None, :].bool()
+        tokens_BTD = self.model(input_ids=input_ids, attention_mask=mask).last_hidden_state
         if self.pooling == "cls":
             pooled_BD = tokens_BTD[:, 0].float()
         else:
@@ -135,10 +145,14 @@ def activation_bytes(encoder: TextEncoder, instances: int, tokens: int) -> int:
     return instances * tokens * c.num_hidden_layers * (18 * hidden + 4 * inner)
 
 
-def checkpoint_activations(encoder: TextEncoder, every_n_layers: int) -> None:
-    """Keeps the activations of only the layers between checkpoints; recomputes the others in backward."""
+def checkpoint_activations(encoder: TextEncoder, every_n_layers: int, compiled: bool = False) -> None:
+    """Keeps the activations of only the layers between checkpoints; recomputes the others in backward.
+
+    Reentrant, which costs the host a fraction of a millisecond a layer where the other way, the only one that
+    can be compiled, costs two: it hooks into the saving of every tensor.
+    """
     model = encoder.model
-    kwargs = {"use_reentrant": False}
+    kwargs = {"use_reentrant": not compiled}
     if hasattr(model, "activation_checkpointing_enable"):
         model.activation_checkpointing_enable(kwargs, every_n_layers=every_n_layers)
         return

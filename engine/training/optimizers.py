@@ -1,13 +1,13 @@
 """AdamW for everything below the classifier, over a few flat tensors instead of a hundred parameters.
 
 The parameters of a kind (matrices or vectors, of the encoder or of the intermediate layer) are views of one
-tensor, and so are their gradients: an optimizer step is a handful of kernels, not a loop over parameters that
-waits for the device each time.
+tensor; neighbours are updated together, in buckets: an optimizer step is a few hundred kernels, not a loop over
+parameters that waits for the device each time.
 
 Where the encoder computes in bf16, its parameters are bf16 and the bits that bf16 cannot hold lie beside them;
 together they are the fp32 master weight. That is 4 bytes a parameter, no casts in forward or backward, 2 bytes of
-gradient, and about 2 of moments. With `in_backward` neighbouring matrices are updated as soon as their gradients
-are there, which are then dropped: those of the whole encoder never exist at once (as in LOMO, Lv et al. 2023).
+gradient, and about 2 of moments. With `in_backward` a bucket of matrices is updated as soon as its gradients are
+there, which are then dropped: those of the whole encoder never exist at once (as in LOMO, Lv et al. 2023).
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ FIRST_SCALE, SCALE_STEPS = 2.0**14, 2000  # of fp16 gradients; doubled after so 
 
 @dataclass
 class Bucket:
-    """Neighbouring parameters of a segment that are updated together during backward: about PIECE elements.
+    """Neighbouring parameters of a segment that are updated together: about PIECE elements.
 
     at: where they lie · waiting: how many gradients of this backward pass are still to come.
     """
@@ -43,7 +43,7 @@ class Bucket:
 
 
 class Segment:
-    """Parameters of one kind as views of `value`, with their master bits, gradients and moments.
+    """Parameters of one kind as views of `value`, with their master bits and moments.
 
     value [N], bf16 or fp32 · low [N] int16 with bf16, else None · moments: 8 bit, or two fp32 [N] · slots: where
     each parameter lies. Every slot starts at a multiple of QUANTIZATION_BLOCK; what lies between slots stays zero.
@@ -59,9 +59,10 @@ class Segment:
         eight_bit: bool,
         dtype: torch.dtype,
         device: torch.device,
-        keeps_gradients: bool,
+        in_backward: bool,
     ) -> None:
         self.name, self.learning_rate, self.weight_decay, self.eight_bit = name, learning_rate, weight_decay, eight_bit
+        self.in_backward = in_backward
         self.slots: list[tuple[nn.Parameter, slice]] = []
         end = 0
         for parameter in parameters:
@@ -69,7 +70,6 @@ class Segment:
             end += -(-parameter.numel() // QUANTIZATION_BLOCK) * QUANTIZATION_BLOCK
         self.value = torch.zeros(end, dtype=dtype, device=device)
         self.low = torch.zeros(end, dtype=torch.int16, device=device) if dtype == torch.bfloat16 else None
-        self.grad = torch.zeros_like(self.value) if keeps_gradients else None
         if eight_bit:
             self.moments = new_moments(end, device)
         else:
@@ -79,15 +79,15 @@ class Segment:
             for first, last in _pieces(slot):
                 self._put(first, last, flat[first - slot.start : last - slot.start].to(device, torch.float32))
             parameter.data = self.value[slot].view(parameter.shape)
-            if self.grad is not None:
-                parameter.grad = self.grad[slot].view(parameter.shape)
+        self.buckets = self._buckets()
+        self.padding = torch.zeros(QUANTIZATION_BLOCK, dtype=dtype, device=device)
 
     def tensors(self) -> dict[str, Tensor]:
         """Everything a checkpoint needs, by name; no copies."""
         low = {} if self.low is None else {"low": self.low}
         return {f"{self.name}.{key}": t for key, t in {"value": self.value, **low, **self.moments}.items()}
 
-    def buckets(self) -> list[Bucket]:
+    def _buckets(self) -> list[Bucket]:
         """All parameters, in runs of about PIECE elements."""
         found: list[Bucket] = []
         for parameter, slot in self.slots:
@@ -96,6 +96,16 @@ class Segment:
             found[-1].slots.append((parameter, slot))
             found[-1].at = slice(found[-1].at.start, slot.stop)
         return found
+
+    def gradient(self, bucket: Bucket) -> Tensor:
+        """The gradients of a bucket's parameters, flat; drops theirs."""
+        parts = []
+        for parameter, slot in bucket.slots:
+            count = slot.stop - slot.start
+            parts.append(parameter.data.new_zeros(count) if parameter.grad is None else parameter.grad.reshape(-1))
+            parts.append(self.padding[: -count % QUANTIZATION_BLOCK])
+            parameter.grad = None
+        return torch.cat(parts)[: bucket.at.stop - bucket.at.start] if len(bucket.slots) > 1 else parts[0]
 
     def update(self, at: slice, grad: Tensor, scale: Tensor | None, step: int, factor: float) -> None:
         """Moves the elements `at`; grad: theirs, flat, any float dtype · scale: fp32 scalar to multiply it by."""
@@ -136,7 +146,7 @@ class FlatAdamW:
         self.scales, self.good_steps = scales, 0
         self.grad_norm = torch.zeros((), device=segments[0].value.device)
         for segment in segments:
-            for bucket in segment.buckets() if segment.grad is None else ():
+            for bucket in segment.buckets if segment.in_backward else ():
                 for parameter, _ in bucket.slots:
                     parameter.register_post_accumulate_grad_hook(partial(self._gradient_is_there, segment, bucket))
 
@@ -145,19 +155,22 @@ class FlatAdamW:
         """Around the backward passes of a step (counted from 1) at `factor` of the peak learning rates."""
         self.step, self.factor = step, factor
         self.grad_norm = torch.zeros_like(self.grad_norm)
-        for segment in self.segments:
-            if segment.grad is not None:
-                segment.grad.zero_()
         yield
-        kept = [segment for segment in self.segments if segment.grad is not None]
-        norms = [torch.linalg.vector_norm(segment.grad, dtype=torch.float32) for segment in kept]
-        norm = torch.linalg.vector_norm(torch.stack(norms)) / self.scale
-        if self.scales and not self._is_finite(norm):
-            return
-        for segment in kept:
-            whole = slice(0, len(segment.value))
-            segment.update(whole, segment.grad, self._scale(norm), step, factor)
-        self.grad_norm = torch.hypot(self.grad_norm, norm)
+        with torch.no_grad():
+            later = [segment for segment in self.segments if not segment.in_backward]
+            slots = [slot for segment in later for slot in segment.slots]
+            grads = [parameter.grad for parameter, _ in slots if parameter.grad is not None]
+            norms = torch._foreach_norm(grads, 2, dtype=torch.float32)
+            norm = torch.linalg.vector_norm(torch.stack(norms)) / self.scale
+            self.grad_norm = torch.hypot(self.grad_norm, norm)
+            if self.scales and not self._is_finite(norm):
+                for parameter, _ in slots:
+                    parameter.grad = None
+                return
+            scale = self._scale(norm)
+            for segment in later:
+                for bucket in segment.buckets:
+                    segment.update(bucket.at, segment.gradient(bucket), scale, step, factor)
 
     def backward(self, x_BD: Tensor, gradient: Tensor) -> None:
         """Backpropagates the gradient of the loss by x_BD (fp16 gradients are scaled on their way)."""
@@ -180,20 +193,13 @@ class FlatAdamW:
         return torch.full_like(norm, 1.0 / self.scale) if self.scales else None
 
     @torch.no_grad()
-    def _gradient_is_there(self, segment: Segment, bucket: Bucket, parameter: nn.Parameter) -> None:
+    def _gradient_is_there(self, segment: Segment, bucket: Bucket, _: nn.Parameter) -> None:
         """Updates a bucket with the last of its gradients. Without all gradients there is no norm over all of them:
         a bucket is clipped by its own."""
         bucket.waiting = (bucket.waiting or len(bucket.slots)) - 1
         if bucket.waiting:
             return
-        if len(bucket.slots) == 1:
-            grad = parameter.grad.reshape(-1)
-        else:
-            grad = segment.value.new_zeros(bucket.at.stop - bucket.at.start)
-            for member, slot in bucket.slots:
-                grad[slot.start - bucket.at.start : slot.stop - bucket.at.start] = member.grad.view(-1)
-        for member, _ in bucket.slots:
-            member.grad = None
+        grad = segment.gradient(bucket)
         norm = torch.linalg.vector_norm(grad, dtype=torch.float32)
         segment.update(bucket.at, grad, self._scale(norm), self.step, self.factor)
         self.grad_norm = torch.hypot(self.grad_norm, norm)
@@ -242,7 +248,7 @@ def make_optimizer(
                         eight_bit=is_matrix and c.optimizer == "adamw8bit",
                         dtype=dtype,
                         device=device,
-                        keeps_gradients=not (in_backward and is_matrix),
+                        in_backward=in_backward and is_matrix,
                     )
                 )
     return FlatAdamW(segments, c.clip_norm, scales) if segments else None

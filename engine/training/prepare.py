@@ -208,7 +208,7 @@ def prepare_encoder(config: RunConfig, plan: Plan, material: Material, device: t
     """Moves what trains below the classifier to the device, with its optimizer and as the plan says."""
     trained = config.encoder.trainable == "all"
     if trained and plan.checkpoint_every:
-        checkpoint_activations(material.encoder, plan.checkpoint_every)
+        checkpoint_activations(material.encoder, plan.checkpoint_every, config.encoder.compile)
     if trained and config.encoder.compile:
         material.encoder.model.compile(dynamic=True)
     dtype = torch.bfloat16 if trained and plan.compute == "bf16" else torch.float32

@@ -6,7 +6,6 @@ learning rate then means the same everywhere.
 
 from __future__ import annotations
 
-import inspect
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +14,7 @@ import torch.nn.functional as nnf
 from torch import Tensor, nn
 
 from engine.errors import ConfigError
+from engine.model.recompute import recompute_layers
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -146,17 +146,11 @@ def activation_bytes(encoder: TextEncoder, instances: int, tokens: int) -> int:
 
 
 def checkpoint_activations(encoder: TextEncoder, every_n_layers: int, compiled: bool = False) -> None:
-    """Keeps the activations of only the layers between checkpoints; recomputes the others in backward.
+    """Every n-th layer keeps its input only and is recomputed in backward; compiled: the model is (torch.compile)."""
+    from transformers.modeling_layers import GradientCheckpointingLayer
 
-    Reentrant, which costs the host a fraction of a millisecond a layer where the other way, the only one that
-    can be compiled, costs two: it hooks into the saving of every tensor.
-    """
-    model = encoder.model
-    kwargs = {"use_reentrant": not compiled}
-    if hasattr(model, "activation_checkpointing_enable"):
-        model.activation_checkpointing_enable(kwargs, every_n_layers=every_n_layers)
-        return
-    enable = model.gradient_checkpointing_enable  # transformers before 5.20
-    known = inspect.signature(enable).parameters
-    extra = {"every_n_layers": every_n_layers} if "every_n_layers" in known else {}
-    enable(gradient_checkpointing_kwargs=kwargs, **extra)
+    layers = [module for module in encoder.model.modules() if isinstance(module, GradientCheckpointingLayer)]
+    if not layers:
+        kind = encoder.model.config.model_type
+        raise ConfigError(f"encoders of type {kind} cannot recompute layers; set encoder.checkpointing=off")
+    recompute_layers(layers[::every_n_layers], compiled)

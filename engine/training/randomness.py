@@ -7,7 +7,6 @@ generator state.
 from __future__ import annotations
 
 import numpy as np
-import torch
 
 # One stream a purpose, so that two purposes never draw the same numbers.
 ORDER, LAYER, WEIGHTS, AUXILIARY, DROPOUT, REWIRE = range(6)
@@ -16,10 +15,3 @@ ORDER, LAYER, WEIGHTS, AUXILIARY, DROPOUT, REWIRE = range(6)
 def seed_of(*parts: int) -> int:
     """A seed, below 2**63, for the given integers."""
     return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0] >> 1)
-
-
-def seed_dropout(seed: int, device: torch.device) -> None:
-    """Seeds the generators that dropout draws from (torch.manual_seed does the same at a millisecond a call)."""
-    torch.default_generator.manual_seed(seed)
-    if device.type == "cuda":
-        torch.cuda.manual_seed(seed)

@@ -19,8 +19,9 @@ from engine.kernels.layer import Positives, StepOptions
 from engine.model.auxiliary import AuxiliaryObjective
 from engine.model.classifier import Classifier
 from engine.model.features import FeatureModel, Inputs
+from engine.model.recompute import seed_dropout
 from engine.training.optimizers import FlatAdamW
-from engine.training.randomness import DROPOUT, seed_dropout, seed_of
+from engine.training.randomness import DROPOUT, seed_of
 
 
 @dataclass(frozen=True)

@@ -42,6 +42,12 @@ def test_surface_changes_only_on_purpose():
             "--backend --batch --debug --deterministic --device --dtype --fan-in --group-size --head-fraction --json "
             "--labels --loss --only --optimizer --output --repeats --shape --width".split()
         ),
+        "engine bench pipeline": sorted(
+            "--backend --batch --debug --deterministic --device --dtype --encoder --fan-in --group-size "
+            "--head-fraction --json --labels --memory-gib --no-checkpoint --only --output --repeats --set --shape "
+            "--tokens --width".split()
+        ),
+        "engine doctor": ["--debug", "--device", "--json"],
         "engine runs list": ["--debug", "--json", "--runs"],
         "engine runs show": ["--debug", "--json", "run_path"],
         "engine runs stop": ["--debug", "run_path"],

@@ -87,8 +87,7 @@ def architecture_problem(
     """Whether this torch has no code for the GPU. built_for: torch's list, such as sm_86 or compute_90."""
     if not built_for:
         return None
-    for entry in built_for:
-        kind, major, minor = re.match(r"(sm|compute)_(\d+)(\d)", entry).groups()
+    for kind, major, minor in re.findall(r"(sm|compute)_(\d+)(\d)", " ".join(built_for)):
         code = (int(major), int(minor))
         if (code[0] == capability[0] and code <= capability) or (kind == "compute" and code <= capability):
             return None

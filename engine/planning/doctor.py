@@ -71,7 +71,8 @@ def examine(device: str = "auto", root: Path = Path("/")) -> dict[str, Any]:
         findings += of_gpus
         hardware = detect(device)
         report["device"] = hardware.device
-        try_kernels(report, hardware, findings)
+        with enough_memory(hardware, findings):
+            try_kernels(report, hardware, findings)
         look_at_profile(report, hardware, findings)
     with part("encoder", findings, blocks=True):
         report["encoder"] = encoder(findings)
@@ -95,6 +96,18 @@ def part(name: str, findings: list[Finding], blocks: bool = False) -> Iterator[N
         what = str(error) if known else f"{name}: {type(error).__name__}: {first_line(error)}"
         if not any(finding.blocks for finding in findings):
             findings.append(Finding(what, blocks=blocks))
+
+
+@contextmanager
+def enough_memory(hardware: Hardware, findings: list[Finding]) -> Iterator[None]:
+    """A device whose memory runs out inside becomes a finding."""
+    import torch
+
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        fix = "close other programs that use it (nvidia-smi lists them)"
+        findings.append(Finding(f"the memory of {hardware.name} ran out in the self-test", fix, True))
 
 
 def versions() -> dict[str, str | None]:
@@ -225,11 +238,7 @@ def try_kernels(report: dict[str, Any], hardware: Hardware, findings: list[Findi
     if problem:
         override = os.environ.get("BNB_CUDA_VERSION")
         findings.append(causes.bitsandbytes_finding(problem, needed, override, pip()))
-    try:
-        report["self_test"] = asdict(run_trial(hardware))
-    except torch.OutOfMemoryError:
-        fix = "close other programs that use it (nvidia-smi lists them)"
-        findings.append(Finding(f"the memory of {hardware.name} ran out in the self-test", fix, True))
+    report["self_test"] = asdict(run_trial(hardware))
 
 
 def look_at_profile(report: dict[str, Any], hardware: Hardware, findings: list[Finding]) -> None:

@@ -20,6 +20,7 @@ from typing import Any
 from engine.bench.commands import add_bench
 from engine.config import KEYS, RunConfig, parse_assignment, resolve
 from engine.errors import ConfigError, DataError, EngineError
+from engine.planning.doctor_command import add_doctor
 
 INTERRUPTED = 130
 # Flags that stand for a configuration key.
@@ -143,6 +144,7 @@ def build_parser() -> argparse.ArgumentParser:
     show.add_argument("--json", action="store_true")
     stop = _command(runs, "stop", "ask a run to save itself and stop", stop_command)
     stop.add_argument("run_path", metavar="RUN", type=Path)
+    add_doctor(commands, _command)
     add_bench(commands, _command)
     return parser
 
@@ -197,7 +199,8 @@ def train_command(options: argparse.Namespace) -> None:
         if profile == "auto":
             from engine.planning.hardware import auto_profile
 
-            profile = auto_profile()
+            on_cpu = (options.device or overrides.get("hardware.device")) == "cpu"
+            profile = auto_profile("cpu" if on_cpu else "auto", lambda text: print(text, file=sys.stderr))
         config, origins = resolve(profile, overrides, flags)
         if options.dry_run:
             _print_configuration(config, origins, options.json)

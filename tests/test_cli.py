@@ -47,6 +47,7 @@ def test_surface_changes_only_on_purpose():
             "--head-fraction --json --labels --memory-gib --no-checkpoint --only --output --repeats --set --shape "
             "--tokens --width".split()
         ),
+        "engine doctor": ["--debug", "--device", "--json"],
         "engine runs list": ["--debug", "--json", "--runs"],
         "engine runs show": ["--debug", "--json", "run_path"],
         "engine runs stop": ["--debug", "run_path"],

@@ -8,19 +8,17 @@ the whole process right after the last step on a CPU.
 from __future__ import annotations
 
 import gc
-import os
 import platform
 import statistics
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import torch
 
-from engine.planning.hardware import GIB, host_memory
+from engine.planning.hardware import GIB, cpu_name, host_memory
 
 MIB = 2**20
 WARM_UP = 3
@@ -158,16 +156,6 @@ def machine(device: torch.device) -> dict[str, str | None]:
         "cuda": torch.version.cuda,
         "python": platform.python_version(),
     }
-
-
-def cpu_name() -> str:
-    """Model of the processor, or its architecture where the system does not tell."""
-    info = Path("/proc/cpuinfo")
-    if info.is_file():
-        for line in info.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine() or os.name
 
 
 def machine_line(values: dict[str, str | None]) -> str:

@@ -27,13 +27,20 @@ def find_encoder(name: str) -> Path:
 
     Raises ConfigError saying where it was looked for.
     """
+    found = find_locally(name)
+    return found[0] if found else _complete(_from_hub(name), name)
+
+
+def find_locally(name: str) -> tuple[Path, str] | None:
+    """(directory, which kind of place it was found in) without asking the hub, or None. Raises ConfigError."""
     local = Path(name).expanduser()
     if local.is_dir():
-        return _complete(local, name)
-    found = _in_cache(name) or _in_package(name)
-    if found:
-        return _complete(found, name)
-    return _complete(_from_hub(name), name)
+        return _complete(local, name), "local directory"
+    if cached := _in_cache(name):
+        return _complete(cached, name), "Hugging Face cache"
+    if packaged := _in_package(name):
+        return _complete(packaged, name), f"package {PACKAGES[name][0].replace('_', '-')}"
+    return None
 
 
 def digest(directory: Path) -> str:

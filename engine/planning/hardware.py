@@ -2,24 +2,50 @@
 
 from __future__ import annotations
 
+import math
 import os
+import platform
+import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from engine.errors import EnvironmentProblem
+from engine.planning.limits import cpu_quota, memory_limit
 
 GIB = 2**30
+TOLERANCE_GIB = 0.6  # a card sold as 8 GB reports a little less than 8 GiB
+CONTEXT_BYTES = 400 * 2**20  # what CUDA takes for a process that has done nothing yet
+BF16_CAPABILITY, FP8_CAPABILITY = (8, 0), (8, 9)  # the first NVIDIA GPUs that multiply these
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """One GPU as torch sees it. index: torch's · free_bytes: not held by other programs · compute: bf16 or fp16."""
+
+    index: int
+    name: str
+    total_bytes: int
+    free_bytes: int
+    capability: tuple[int, int]
+    compute: str
+    fp8: bool
 
 
 @dataclass(frozen=True)
 class Hardware:
-    """device: cpu or cuda · memory_bytes: of that device · compute: bf16, fp16 or fp32, the fast type."""
+    """device: cpu or cuda · memory_bytes: of that device · compute: bf16, fp16 or fp32, the fast type ·
+    free_bytes: of its memory, what other programs do not hold now (None: not measured).
+    """
 
     device: str
     name: str
     memory_bytes: int
     cores: int
     compute: str
+    free_bytes: int | None = None
 
 
 def detect(device: str = "auto") -> Hardware:
@@ -27,46 +53,97 @@ def detect(device: str = "auto") -> Hardware:
     import torch
 
     if device != "cpu" and torch.cuda.is_available():
-        properties = torch.cuda.get_device_properties(0)
-        compute = "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
-        return Hardware("cuda", properties.name, properties.total_memory, _cores(), compute)
+        gpu = read_gpu(0)
+        return Hardware("cuda", gpu.name, gpu.total_bytes, usable_cores(), gpu.compute, gpu.free_bytes)
     if device == "cuda":
         built = "this torch has no CUDA" if torch.version.cuda is None else "torch sees no CUDA device"
-        raise EnvironmentProblem(f"hardware.device = cuda, but {built}; check the driver, or train with --device cpu")
+        raise EnvironmentProblem(
+            f"hardware.device = cuda, but {built}; `engine doctor` says why, or train with --device cpu"
+        )
     compute = "bf16" if torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported() else "fp32"
-    return Hardware("cpu", "CPU", host_memory(), _cores(), compute)
+    return Hardware("cpu", "CPU", host_memory(), usable_cores(), compute)
 
 
-def _cores() -> int:
-    """Processors this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def read_gpu(index: int) -> Gpu:
+    """The GPU with that number among those that torch sees."""
+    import torch
+
+    properties = torch.cuda.get_device_properties(index)
+    total = properties.total_memory
+    try:
+        free = torch.cuda.mem_get_info(index)[0] + torch.cuda.memory_reserved(index) + CONTEXT_BYTES
+    except RuntimeError:  # too full, or reserved for another process
+        free = 0
+    capability = (properties.major, properties.minor)
+    amd = torch.version.hip is not None
+    compute = "bf16" if amd or capability >= BF16_CAPABILITY else "fp16"
+    fp8 = not amd and capability >= FP8_CAPABILITY
+    return Gpu(index, properties.name, total, min(total, free), capability, compute, fp8)
+
+
+def usable_cores() -> int:
+    """Processors this process may use: those of its mask, or the time that its control group gets if less."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quota = cpu_quota()
+    return cores if quota is None else min(cores, math.ceil(quota))
 
 
 def host_memory() -> int:
     """Bytes of host memory this process may use: the machine's, or its control group's limit if smaller."""
     import psutil
 
-    limits = [psutil.virtual_memory().total]
-    for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
-        text = Path(path).read_text().strip() if Path(path).is_file() else ""
-        if text.isdigit():
-            limits.append(int(text))
-    return min(limits)
+    total = psutil.virtual_memory().total
+    return min(total, memory_limit() or total)
 
 
-def auto_profile() -> str:
-    """The built-in profile for this machine: cpu, or the largest that its first GPU can hold."""
+def cpu_name() -> str:
+    """Model of the processor, or its architecture where the system does not tell."""
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        for line in info.read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    if sys.platform == "darwin":
+        with suppress(OSError, subprocess.SubprocessError):
+            question = ["/usr/sbin/sysctl", "-n", "machdep.cpu.brand_string"]
+            return subprocess.run(question, capture_output=True, text=True, check=True, timeout=5).stdout.strip()
+    return platform.processor() or platform.machine() or os.name
+
+
+def profile_for(hardware: Hardware) -> tuple[str, str | None]:
+    """(built-in profile: cpu, or the largest that the GPU's free memory can hold; a line if other programs cost one).
+
+    Raises EnvironmentProblem for a GPU that is too small, or too full, for the smallest profile.
+    """
     from engine.config import profile_names
 
-    hardware = detect()
     if hardware.device == "cpu":
-        return "cpu"
+        return "cpu", None
     sizes = [int(name.removesuffix("gb")) for name in profile_names() if name != "cpu"]
-    # A card sold as 8 GB reports a little less than 8 GiB.
-    fitting = [size for size in sizes if size <= hardware.memory_bytes / GIB + 0.6]
-    if not fitting:
+    total = hardware.memory_bytes / GIB
+    free = total if hardware.free_bytes is None else hardware.free_bytes / GIB
+    whole = [size for size in sizes if size <= total + TOLERANCE_GIB]
+    fitting = [size for size in sizes if size <= free + TOLERANCE_GIB]
+    if not whole:
         raise EnvironmentProblem(
-            f"{hardware.name} has {hardware.memory_bytes / GIB:.1f} GiB; the smallest profile is "
+            f"{hardware.name} has {total:.1f} GiB; the smallest profile is "
             f"{min(sizes)}gb. Train with --profile cpu, or set hardware.memory_gib"
         )
-    return f"{max(fitting)}gb"
+    held = f"other programs hold {total - free:.1f} of the {total:.1f} GiB of {hardware.name}"
+    if not fitting:
+        raise EnvironmentProblem(
+            f"{held}, too much for the smallest profile, {min(sizes)}gb. Close them (nvidia-smi lists them), or "
+            "train with --device cpu"
+        )
+    if max(fitting) == max(whole):
+        return f"{max(fitting)}gb", None
+    note = f"{held}: profile {max(fitting)}gb instead of {max(whole)}gb; close them to get the larger one"
+    return f"{max(fitting)}gb", note
+
+
+def auto_profile(device: str = "auto", say: Callable[[str], None] | None = None) -> str:
+    """The built-in profile for this machine, see `profile_for`. device: as of `detect` · say: told of full memory."""
+    profile, note = profile_for(detect(device))
+    if note and say:
+        say(note)
+    return profile

@@ -6,7 +6,7 @@ classifier is made and kept in place, block by block: no second copy ever exists
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import ModuleType
 
 import torch
@@ -37,6 +37,22 @@ class ClassifierShape:
     group_size: int
     optimizer: str = "rowwise"
     weight_dtype: str = "fp32"
+
+
+@dataclass
+class ClassifierStep:
+    """A step on its way: dx_BD fp32, of the layers done so far, and their losses (None where not asked for)."""
+
+    dx_BD: Tensor
+    losses: list[Tensor | None] = field(default_factory=list)
+
+    @classmethod
+    def new(cls, x_BD: Tensor) -> ClassifierStep:
+        """One that has not begun, for features x_BD."""
+        return cls(torch.zeros(x_BD.shape, device=x_BD.device))
+
+    def loss(self) -> Tensor | None:
+        return None if None in self.losses else sum(self.losses[1:], self.losses[0])
 
 
 class Classifier:
@@ -71,9 +87,14 @@ class Classifier:
 
     def step(self, x_BD: Tensor, positives: Positives, options: StepOptions) -> tuple[Tensor, Tensor | None]:
         """Trains on one batch. x_BD: features · returns (dx_BD fp32, the loss if options.want_loss)."""
-        dx_BD = torch.zeros(x_BD.shape, device=x_BD.device)
-        losses = [self.backend.step(layer, x_BD, positives, dx_BD, options) for layer in self.layers]
-        return dx_BD, sum(losses[1:], losses[0]) if options.want_loss else None
+        unfinished = ClassifierStep.new(x_BD)
+        self.go_on(unfinished, x_BD, positives, options)
+        return unfinished.dx_BD, unfinished.loss()
+
+    def go_on(self, begun: ClassifierStep, x_BD: Tensor, positives: Positives, options: StepOptions) -> None:
+        """Trains the layers that are not yet done in `begun`: a step that ran out of memory trains none twice."""
+        for layer in self.layers[len(begun.losses) :]:
+            begun.losses.append(self.backend.step(layer, x_BD, positives, begun.dx_BD, options))
 
     def topk(self, x_BD: Tensor, k: int) -> tuple[Tensor, Tensor]:
         """(logits fp32 [B, k] descending, label-order ids int64 [B, k])"""

@@ -17,12 +17,13 @@ ODD = 0x9E3779B97F4A7C15
 
 
 def recompute_layers(layers: list[nn.Module], compiled: bool) -> None:
-    """Makes the layers recompute themselves where gradients are asked for.
+    """Makes the layers recompute themselves where gradients are asked for; those that do already stay as they are.
 
     compiled: their model is compiled, and torch.utils.checkpoint is used, which torch.compile sees through.
     """
     for number, layer in enumerate(layers):
-        layer.forward = partial(_compilable if compiled else _forward, layer.forward, number)
+        if "forward" not in vars(layer):
+            layer.forward = partial(_compilable if compiled else _forward, layer.forward, number)
 
 
 def _compilable(forward: Callable, number: int, hidden: Tensor, *rest: Any, **named: Any) -> Any:

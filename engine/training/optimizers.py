@@ -34,12 +34,14 @@ FIRST_SCALE, SCALE_STEPS = 2.0**14, 2000  # of fp16 gradients; doubled after so 
 class Bucket:
     """Neighbouring parameters of a segment that are updated together: about PIECE elements.
 
-    at: where they lie · waiting: how many gradients of this backward pass are still to come.
+    at: where they lie · waiting: how many gradients of this backward pass are still to come · updated: the last
+    step that updated them.
     """
 
     at: slice
     slots: list[tuple[nn.Parameter, slice]] = field(default_factory=list)
     waiting: int = 0
+    updated: int = 0
 
 
 class Segment:
@@ -152,25 +154,47 @@ class FlatAdamW:
 
     @contextmanager
     def stepping(self, step: int, factor: float) -> Iterator[None]:
-        """Around the backward passes of a step (counted from 1) at `factor` of the peak learning rates."""
+        """Around the backward passes of a step (counted from 1) at `factor` of the peak learning rates.
+
+        A step that fails, out of memory, may be taken again: what it has updated is not updated twice.
+        """
         self.step, self.factor = step, factor
         self.grad_norm = torch.zeros_like(self.grad_norm)
-        yield
-        with torch.no_grad():
-            later = [segment for segment in self.segments if not segment.in_backward]
-            slots = [slot for segment in later for slot in segment.slots]
-            grads = [parameter.grad for parameter, _ in slots if parameter.grad is not None]
-            norms = torch._foreach_norm(grads, 2, dtype=torch.float32)
-            norm = torch.linalg.vector_norm(torch.stack(norms)) / self.scale
-            self.grad_norm = torch.hypot(self.grad_norm, norm)
-            if self.scales and not self._is_finite(norm):
-                for parameter, _ in slots:
-                    parameter.grad = None
-                return
-            scale = self._scale(norm)
-            for segment in later:
+        try:
+            yield
+            self._update()
+        finally:
+            for segment in self.segments:
                 for bucket in segment.buckets:
-                    segment.update(bucket.at, segment.gradient(bucket), scale, step, factor)
+                    bucket.waiting = 0
+                    for parameter, _ in bucket.slots:
+                        parameter.grad = None
+
+    def step_after_backward(self) -> None:
+        """Ends updating in backward: batches are now taken in several passes."""
+        for segment in self.segments:
+            segment.in_backward = False
+
+    @torch.no_grad()
+    def _update(self) -> None:
+        """Everything that was not updated in backward."""
+        later = [segment for segment in self.segments if not segment.in_backward]
+        slots = [slot for segment in later for slot in segment.slots]
+        grads = [parameter.grad for parameter, _ in slots if parameter.grad is not None]
+        norms = torch._foreach_norm(grads, 2, dtype=torch.float32)
+        norm = torch.linalg.vector_norm(torch.stack(norms)) / self.scale
+        self.grad_norm = torch.hypot(self.grad_norm, norm)
+        if self.scales and not self._is_finite(norm):
+            return
+        scale = self._scale(norm)
+        for segment in later:
+            for bucket in segment.buckets:
+                self._update_bucket(segment, bucket, segment.gradient(bucket), scale)
+
+    def _update_bucket(self, segment: Segment, bucket: Bucket, grad: Tensor, scale: Tensor | None) -> None:
+        if bucket.updated != self.step:
+            segment.update(bucket.at, grad, scale, self.step, self.factor)
+            bucket.updated = self.step
 
     def backward(self, x_BD: Tensor, gradient: Tensor) -> None:
         """Backpropagates the gradient of the loss by x_BD (fp16 gradients are scaled on their way)."""
@@ -196,12 +220,14 @@ class FlatAdamW:
     def _gradient_is_there(self, segment: Segment, bucket: Bucket, _: nn.Parameter) -> None:
         """Updates a bucket with the last of its gradients. Without all gradients there is no norm over all of them:
         a bucket is clipped by its own."""
+        if not segment.in_backward:
+            return
         bucket.waiting = (bucket.waiting or len(bucket.slots)) - 1
         if bucket.waiting:
             return
         grad = segment.gradient(bucket)
         norm = torch.linalg.vector_norm(grad, dtype=torch.float32)
-        segment.update(bucket.at, grad, self._scale(norm), self.step, self.factor)
+        self._update_bucket(segment, bucket, grad, self._scale(norm))
         self.grad_norm = torch.hypot(self.grad_norm, norm)
 
     def _is_finite(self, norm: Tensor) -> bool:

@@ -3,11 +3,16 @@
 With several micro-batches the encoder runs twice (once without a graph for the features of the whole batch, then
 again per micro-batch with one), so that the classifier still sees the whole batch and the result does not depend
 on the micro-batch size but for rounding (GradCache: Gao et al. 2021).
+
+A step that runs out of memory goes on where it was after the plan has been lowered: what has been updated is not
+updated again. Where that was the encoder's backward pass, its dropout is drawn anew for the smaller micro-batches.
 """
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+import gc
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -17,7 +22,7 @@ from torch import Tensor
 from engine.config import RunConfig
 from engine.kernels.layer import Positives, StepOptions
 from engine.model.auxiliary import AuxiliaryObjective
-from engine.model.classifier import Classifier
+from engine.model.classifier import Classifier, ClassifierStep
 from engine.model.features import FeatureModel, Inputs
 from engine.model.recompute import seed_dropout
 from engine.training.optimizers import FlatAdamW
@@ -46,8 +51,26 @@ class StepResult:
     finite: Tensor
 
 
+@dataclass
+class _Begun:
+    """A step on its way. x_BD: the features, once known · main, extra: of the classifier and the auxiliary one."""
+
+    batch: Batch
+    step: int
+    total: int
+    factor: float
+    wants_loss: bool
+    x_BD: Tensor | None = None
+    main: ClassifierStep | None = None
+    extra: ClassifierStep | None = None
+
+
 class TrainingStep:
-    """What a step works on. optimizer None: nothing below the classifier trains. autocast: fp16, where used."""
+    """What a step works on. optimizer None: nothing below the classifier trains. autocast: fp16, where used.
+
+    lower: called with the allocator's message when a step runs out of memory; makes the next attempt need less
+    (`micro_batch` may be changed) or raises. None: the error is passed on.
+    """
 
     def __init__(
         self,
@@ -57,60 +80,81 @@ class TrainingStep:
         classifier: Classifier,
         optimizer: FlatAdamW | None,
         auxiliary: AuxiliaryObjective | None = None,
-        autocast=nullcontext,
+        autocast: Callable[[], AbstractContextManager] = nullcontext,
+        lower: Callable[[str], None] | None = None,
     ) -> None:
         self.config, self.micro_batch, self.model, self.classifier = config, micro_batch, model, classifier
-        self.optimizer, self.auxiliary, self.autocast = optimizer, auxiliary, autocast
+        self.optimizer, self.auxiliary, self.autocast, self.lower = optimizer, auxiliary, autocast, lower
         self.device = classifier.layers[0].weight.device
 
     def __call__(self, batch: Batch, step: int, total: int, factor: float, wants_loss: bool) -> StepResult:
         """step: counted from 1, of `total` · factor: share of the peak learning rates."""
+        begun = _Begun(batch, step, total, factor, wants_loss)
+        while True:
+            try:
+                return self._go_on(begun)
+            except torch.OutOfMemoryError as error:
+                if self.lower is None:
+                    raise
+                problem = str(error).splitlines()[0]
+            # Only here, where the error is gone, is nothing left that holds the tensors of the attempt.
+            gc.collect()
+            if self.device.type == "cuda":
+                torch.cuda.empty_cache()
+            self.lower(problem)
+
+    def _go_on(self, begun: _Begun) -> StepResult:
+        batch = begun.batch
         spans = [slice(start, start + self.micro_batch) for start in range(0, batch.size, self.micro_batch)]
-        if self.optimizer is None or len(spans) == 1:
-            x_BD = self._features(batch, slice(None), step, 0)
-        else:
+        at_once = self.optimizer is None or len(spans) == 1
+        with_graph = None
+        if begun.x_BD is None and at_once:
+            with_graph = self._features(begun, slice(None), 0)
+            begun.x_BD = with_graph.detach()
+        elif begun.x_BD is None:
             with torch.no_grad():
-                x_BD = torch.cat([self._features(batch, span, step, n) for n, span in enumerate(spans)])
-        dx_BD, loss = self._classify(batch, x_BD.detach(), step, total, factor, wants_loss)
+                begun.x_BD = torch.cat([self._features(begun, span, n) for n, span in enumerate(spans)])
+        dx_BD, loss = self._classify(begun)
         finite = torch.isfinite(dx_BD).all()
         if self.optimizer is not None:
-            with self.optimizer.stepping(step, factor):
-                if len(spans) == 1:
-                    self.optimizer.backward(x_BD, dx_BD)
+            with self.optimizer.stepping(begun.step, begun.factor):
+                if at_once and with_graph is not None:
+                    self.optimizer.backward(with_graph, dx_BD)
                 else:
                     for n, span in enumerate(spans):
-                        self.optimizer.backward(self._features(batch, span, step, n), dx_BD[span])
+                        self.optimizer.backward(self._features(begun, span, n), dx_BD[span])
             finite = finite & torch.isfinite(self.optimizer.grad_norm)
-        return StepResult(x_BD.detach(), loss, finite)
+        return StepResult(begun.x_BD, loss, finite)
 
-    def _features(self, batch: Batch, span: slice, step: int, micro: int) -> Tensor:
+    def _features(self, begun: _Begun, span: slice, micro: int) -> Tensor:
         """Features with dropout that is the same whenever this micro-batch of this step is computed."""
-        seed_dropout(seed_of(self.config.run.seed, DROPOUT, step, micro), self.device)
+        seed_dropout(seed_of(self.config.run.seed, DROPOUT, begun.step, micro), self.device)
         with self.autocast():
-            return self.model(tuple(part[span] for part in batch.inputs)).float()
+            return self.model(tuple(part[span] for part in begun.batch.inputs)).float()
 
-    def _classify(
-        self, batch: Batch, x_BD: Tensor, step: int, total: int, factor: float, wants_loss: bool
-    ) -> tuple[Tensor, Tensor | None]:
-        c = self.config.classifier
-        share = self.auxiliary.weight_at(step, total) if self.auxiliary else 0.0
+    def _classify(self, begun: _Begun) -> tuple[Tensor, Tensor | None]:
+        """Trains the classifiers, as far as they have not been in this step: (dx_BD fp32, loss if asked for)."""
+        c, batch, x_BD = self.config.classifier, begun.batch, begun.x_BD
+        share = self.auxiliary.weight_at(begun.step, begun.total) if self.auxiliary else 0.0
         options = StepOptions(
             loss=c.loss,
             optimizer=c.optimizer,
-            learning_rate=c.learning_rate * factor,
+            learning_rate=c.learning_rate * begun.factor,
             beta2=c.beta2,
             weight_decay=c.weight_decay,
-            step=step,
+            step=begun.step,
             seed=self.config.run.seed,
             loss_weight=1.0 - share,
-            want_loss=wants_loss,
+            want_loss=begun.wants_loss,
             deterministic=self.config.training.deterministic,
         )
+        begun.main = begun.main or ClassifierStep.new(x_BD)
         positives = Positives.from_rows(batch.offsets, batch.positions, self.device)
-        dx_BD, loss = self.classifier.step(x_BD, positives, options)
-        if share:
-            meta = self.auxiliary.positives(batch.offsets, batch.positions, self.device)
-            more, extra = self.auxiliary.classifier.step(x_BD, meta, replace(options, loss_weight=share))
-            dx_BD += more
-            loss = loss + extra if wants_loss else None
-        return dx_BD, loss
+        self.classifier.go_on(begun.main, x_BD, positives, options)
+        if not share:
+            return begun.main.dx_BD, begun.main.loss()
+        begun.extra = begun.extra or ClassifierStep.new(x_BD)
+        meta = self.auxiliary.positives(batch.offsets, batch.positions, self.device)
+        self.auxiliary.classifier.go_on(begun.extra, x_BD, meta, replace(options, loss_weight=share))
+        loss = begun.main.loss() + begun.extra.loss() if begun.wants_loss else None
+        return begun.main.dx_BD + begun.extra.dx_BD, loss

@@ -32,6 +32,9 @@ def test_surface_changes_only_on_purpose():
             "--debug --profile --data --encoder --output --name --seed --epochs --max-steps --batch-size --fan-in "
             "--device --set --resume --dry-run --json".split()
         ),
+        "engine plan": sorted(
+            "--batch-size --data --debug --encoder --json --labels --profile --set --tokens --vram".split()
+        ),
         "engine predict": ["--column", "--debug", "--device", "--input", "--json", "--top", "model", "texts"],
         "engine evaluate": ["--data", "--debug", "--device", "--json", "--k", "--split", "model"],
         "engine data import": sorted(
@@ -41,6 +44,11 @@ def test_surface_changes_only_on_purpose():
         "engine bench head": sorted(
             "--backend --batch --debug --deterministic --device --dtype --fan-in --group-size --head-fraction --json "
             "--labels --loss --only --optimizer --output --repeats --shape --width".split()
+        ),
+        "engine bench pipeline": sorted(
+            "--backend --batch --debug --deterministic --device --dtype --encoder --fan-in --group-size "
+            "--head-fraction --json --labels --memory-gib --no-checkpoint --only --output --repeats --set --shape "
+            "--tokens --width".split()
         ),
         "engine runs list": ["--debug", "--json", "--runs"],
         "engine runs show": ["--debug", "--json", "run_path"],
@@ -119,8 +127,10 @@ def test_no_gpu(tiny_flags, tmp_path, capsys):
 
 
 def test_a_classifier_larger_than_the_memory(tiny_flags, tmp_path, capsys):
-    flags = [*tiny_flags, "--output", str(tmp_path), "--set", "hardware.memory_gib=0.5"]
-    assert "lower classifier.fan_in" in fails(capsys, 4, "train", *flags, "--set", "hardware.reserve_gib=0.49999")
+    flags = [*tiny_flags, "--output", str(tmp_path), "--set", "hardware.memory_gib=0.6"]
+    error = fails(capsys, 4, "train", *flags)
+    assert "0.10 GiB may be taken" in error
+    assert "GiB of memory (hardware.memory_gib)" in error
 
 
 @pytest.fixture(scope="module")

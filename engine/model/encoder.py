@@ -125,16 +125,6 @@ def check_length(encoder: TextEncoder, max_tokens: int) -> None:
         raise ConfigError(f"data.max_tokens = {max_tokens} exceeds the encoder's {positions} positions; lower it")
 
 
-def activation_bytes(encoder: TextEncoder, instances: int, tokens: int) -> int:
-    """What backward keeps of a batch without checkpointing, in a 16-bit encoder whose attention keeps no T x T
-    matrix: about 34 bytes a token, feature and layer where the inner layer has 4 D features (Korthikanti et al. 2022).
-    """
-    c = encoder.model.config
-    hidden = c.hidden_size
-    inner = getattr(c, "intermediate_size", None) or getattr(c, "hidden_dim", 4 * hidden)
-    return instances * tokens * c.num_hidden_layers * (18 * hidden + 4 * inner)
-
-
 def checkpoint_activations(encoder: TextEncoder, every_n_layers: int) -> None:
     """Keeps the activations of only the layers between checkpoints; recomputes the others in backward."""
     model = encoder.model

@@ -44,13 +44,15 @@ def index_bytes(width: int) -> int:
 def is_fused(layer: Layer, backend: str, optimizer: str = "rowwise") -> bool:
     """Whether the fused kernels cover the layer."""
     _, fan_in, group, _ = layer
-    return backend == "triton" and optimizer != "adamw8bit" and (not group or group in GROUP_SIZES and fan_in % 16 == 0)
+    return (
+        backend == "triton" and optimizer != "adamw8bit" and (not group or (group in GROUP_SIZES and fan_in % 16 == 0))
+    )
 
 
 def initial_bytes(layers: list[Layer], width: int) -> int:
     """While the tensors are filled: normal numbers of the weights; of the index, which comes before them, noise, its
     largest with their places (12 bytes), and these sorted (24 more)."""
-    scratch = 4 * INIT_ELEMENTS
+    scratch = 4 * min(INIT_ELEMENTS, max(labels * fan_in for labels, fan_in, _, _ in layers))
     for labels, fan_in, group, dtype in layers:
         if group:
             index = (4 * width + 36 * fan_in) * min(INIT_ELEMENTS // width, -(-labels // group))
@@ -107,12 +109,12 @@ def topk_bytes(layer: Layer, width: int, batch: int, k: int, backend: str, devic
     return best + 2 * min(SCRATCH_BYTES, batch * k * block * 8) + 8 * width * batch
 
 
-def rewiring_bytes(width: int, fan_in: int, group_size: int, method: str, device: str) -> int:
+def rewiring_bytes(layer: Layer, width: int, method: str, device: str) -> int:
     """Scores of a block of groups (4 bytes, and 5 while the best are chosen), its weights and where they move (32)."""
-    scores = REWIRING_ELEMENTS * min(1.0, width / (group_size * fan_in))
-    weights = REWIRING_ELEMENTS * min(1.0, group_size * fan_in / width)
-    gradient = 4 * BLOCK_BYTES[device] if method == "rigl" else 0
-    return int(9 * scores + 32 * weights) + gradient
+    labels, fan_in, group, _ = layer
+    groups = min(-(-labels // group), max(1, REWIRING_ELEMENTS // max(width, group * fan_in)))
+    gradient = 4 * min(BLOCK_BYTES[device], 4 * labels * width) if method == "rigl" else 0
+    return groups * (9 * width + 32 * group * fan_in) + gradient
 
 
 def _block(layer: Layer, width: int, batch: int, device: str) -> tuple[int, bool]:

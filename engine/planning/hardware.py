@@ -9,17 +9,20 @@ from pathlib import Path
 from engine.errors import EnvironmentProblem
 
 GIB = 2**30
+CUDA_CONTEXT = int(0.45 * GIB)  # of a process, beside torch's allocator: driver, kernels, libraries' handles
 
 
 @dataclass(frozen=True)
 class Hardware:
-    """device: cpu or cuda · memory_bytes: of that device · compute: bf16, fp16 or fp32, the fast type."""
+    """device: cpu or cuda · memory_bytes: of that device · compute: bf16, fp16 or fp32, the fast type ·
+    free_bytes: of it while this process has none; None: all."""
 
     device: str
     name: str
     memory_bytes: int
     cores: int
     compute: str
+    free_bytes: int | None = None
 
 
 def detect(device: str = "auto") -> Hardware:
@@ -29,12 +32,15 @@ def detect(device: str = "auto") -> Hardware:
     if device != "cpu" and torch.cuda.is_available():
         properties = torch.cuda.get_device_properties(0)
         compute = "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
-        return Hardware("cuda", properties.name, properties.total_memory, _cores(), compute)
+        free = min(
+            properties.total_memory, torch.cuda.mem_get_info(0)[0] + torch.cuda.memory_reserved(0) + CUDA_CONTEXT
+        )
+        return Hardware("cuda", properties.name, properties.total_memory, _cores(), compute, free)
     if device == "cuda":
         built = "this torch has no CUDA" if torch.version.cuda is None else "torch sees no CUDA device"
         raise EnvironmentProblem(f"hardware.device = cuda, but {built}; check the driver, or train with --device cpu")
     compute = "bf16" if torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported() else "fp32"
-    return Hardware("cpu", "CPU", host_memory(), _cores(), compute)
+    return Hardware("cpu", "CPU", host_memory(), _cores(), compute, available_memory())
 
 
 def _cores() -> int:
@@ -52,6 +58,14 @@ def host_memory() -> int:
         if text.isdigit():
             limits.append(int(text))
     return min(limits)
+
+
+def available_memory() -> int:
+    """Bytes of host memory that this process could have in all, as other programs use the rest."""
+    import psutil
+
+    own = psutil.Process().memory_info().rss
+    return min(host_memory(), psutil.virtual_memory().available + own)
 
 
 def auto_profile() -> str:

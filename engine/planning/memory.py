@@ -30,7 +30,7 @@ CUT_BYTES = 17  # a label, while a large node is cut on a GPU: two places and ke
 PIECE = 1 << 22  # parameters that the optimizer moves at once, see engine.training.optimizers
 WORKSPACE = 32 * MIB  # of cuBLAS for a thread: of the forward pass, and of the backward pass (Hopper; less elsewhere)
 SMALL = 4 * MIB  # tables, inputs, counters
-PROGRAM = {"cpu": 450 * MIB, "cuda": 1800 * MIB}  # host memory of Python with its libraries, before any data
+PROGRAM = {"cpu": 550 * MIB, "cuda": 1800 * MIB}  # host memory of Python with its libraries, before any data
 HOST_LABEL_BYTES = 33  # a label: two permutations, its frequency, sorting it, its propensity
 SAVING_BYTES = 64 * MIB  # host buffer through which tensors go to the disk, see engine.tensorfile
 
@@ -117,7 +117,8 @@ def estimate(s: Setting) -> Estimate:
     phases |= _steps(s, resident)
     phases["evaluation"] = resident | _threads(s, 2) | _evaluation(s)
     if s.rewire != "none" and s.head < s.labels:
-        scratch = rewiring_bytes(s.width, s.fan_in, s.group_size, s.rewire, s.device)
+        tail = (s.labels - s.head, s.fan_in, s.group_size, s.weight_dtype)
+        scratch = rewiring_bytes(tail, s.width, s.rewire, s.device)
         phases["rewiring"] = resident | _threads(s, 2) | {"rewiring scratch": scratch}
     base = {"program": PROGRAM["cpu"]} if s.device == "cpu" else {"small tensors": SMALL}
     if s.device == "cpu":
@@ -253,5 +254,3 @@ def _evaluation(s: Setting) -> Phase:
     if scratch > forward:
         return {"top-k scratch": scratch}
     return {"encoder forward": forward}
-
-

@@ -138,8 +138,10 @@ def shape_of(values: Mapping[str, Any]) -> EncoderShape:
 
     def number(name: str, default: Any = None) -> Any:
         for known in NAMES.get(name, (name,)):
-            if values.get(known) is not None:
-                return values[known]
+            if (value := values.get(known)) is not None:
+                if not isinstance(value, int | float) or value < 0:
+                    raise TypeError(f"{known} = {value!r}")
+                return value
         if default is None:
             raise KeyError(name)
         return default
@@ -167,7 +169,7 @@ def _read(file: Path, name: str) -> EncoderShape:
         return shape_of(json.loads(file.read_text(encoding="utf-8")))
     except FileNotFoundError:
         raise ConfigError(f"encoder {name!r}: there is no {file}; name a Hugging Face model directory") from None
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError, AttributeError) as error:
         raise ConfigError(f"encoder {name!r}: {file} cannot be read ({error}); restore it") from error
     except KeyError as error:
         raise ConfigError(f"encoder {name!r}: {file} says nothing of {error}; it is no text encoder's") from error

@@ -38,7 +38,7 @@ def main(arguments: list[str]) -> None:
     print("|---|---|---|---|---|---|---|---|")
     for fan_in, result in results.items():
         plan = result["plan"]
-        size = sum(plan["components"].values()) / 2**20
+        size = plan["classifier_bytes"] / 2**20
         seconds, peak = result["training_seconds"], result["host_peak_bytes"] / 2**20
         name = f"{fan_in}, {1 - plan['fan_in'] / plan['width']:.0%}"
         print(row(name, result["metrics"], f"| {size:,.1f} MiB | {seconds:,.0f} s | {peak:,.0f} MiB"))

@@ -180,7 +180,7 @@ def main() -> None:
     report = {
         "labels": plan["labels"],
         "classifier": f"fan-in {plan['fan_in']} of {plan['width']}, {plan['head']:,} head labels, "
-        f"{plan['weight_dtype']}, {sum(plan['components'].values()) / GIB:.3f} GiB",
+        f"{plan['weight_dtype']}, {plan['classifier_bytes'] / GIB:.3f} GiB",
         "steps": f"{result['steps']} of {o.steps}; killed after the checkpoint at step {saved}",
         "resumed": resumed_at[0] if resumed_at else "no",
         "finished": "yes" if finished else "NO",

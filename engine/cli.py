@@ -20,6 +20,7 @@ from typing import Any
 from engine.bench.commands import add_bench
 from engine.config import KEYS, RunConfig, parse_assignment, resolve
 from engine.errors import ConfigError, DataError, EngineError
+from engine.planning.commands import add_plan
 from engine.planning.doctor_command import add_doctor
 
 INTERRUPTED = 130
@@ -105,6 +106,7 @@ def build_parser() -> argparse.ArgumentParser:
     train.add_argument("--dry-run", action="store_true", help="print every value with its origin, train nothing")
     train.add_argument("--json", action="store_true", help="print the result as JSON")
 
+    add_plan(commands, _command)
     predict = _command(commands, "predict", "top-k labels of texts", predict_command)
     predict.add_argument("model", type=Path, help="a run, or a model folder")
     predict.add_argument("texts", nargs="*", help="texts; without any, standard input is read, one a line")
@@ -374,6 +376,7 @@ def list_command(options: argparse.Namespace) -> None:
 
 def show_command(options: argparse.Namespace) -> None:
     from engine.inference.metrics import format_table
+    from engine.planning.report import memory_line
     from engine.runs import RunDirectory
 
     run = RunDirectory.open(_existing(options.run_path))
@@ -396,7 +399,10 @@ def show_command(options: argparse.Namespace) -> None:
     if result.get("metrics"):
         print(format_table({"this model": result["metrics"], **result["baselines"]}))
     if result:
-        print(f"peak memory {result['peak_memory_bytes'] / 2**20:,.0f} MiB, {result['wall_seconds']:,.0f} s")
+        memory = memory_line(plan.get("predicted_bytes"), result["peak_memory_bytes"])
+        print(f"{memory}; {result['wall_seconds']:,.0f} s")
+    elif plan.get("predicted_bytes"):
+        print(f"predicted peak memory {plan['predicted_bytes'] / 2**20:,.0f} MiB")
 
 
 def stop_command(options: argparse.Namespace) -> None:

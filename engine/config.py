@@ -73,7 +73,12 @@ class Intermediate:
 class Classifier:
     fan_in: int | Literal["auto", "dense"] = key("auto", "features that one label reads", at_least=1)
     group_size: int | Auto = key("auto", "labels that share one set of features", at_least=1, at_most=1024)
-    head_fraction: float = key(0.05, "share of the labels, the most frequent, kept dense", at_least=0.0, at_most=1.0)
+    head_fraction: float | Auto = key(
+        "auto",
+        "share of the labels, the most frequent, kept dense; auto: 0.05, less where memory is short",
+        at_least=0.0,
+        at_most=1.0,
+    )
     loss: Literal["bce", "squared_hinge"] = key("bce", "binary cross-entropy or squared hinge, summed over labels")
     optimizer: Literal["rowwise", "sgd", "adamw8bit"] = key("rowwise", "update rule of the classifier")
     learning_rate: float = key(5e-3, "peak learning rate of the classifier", at_least=0.0)
@@ -126,7 +131,7 @@ class Evaluation:
 @dataclass(frozen=True)
 class Hardware:
     device: Literal["auto", "cpu", "cuda"] = key("auto", "where to train")
-    memory_gib: float | Auto = key("auto", "memory to plan for, GiB; auto: what the device has", at_least=0.1)
+    memory_gib: float | Auto = key("auto", "memory to plan for, GiB; auto: what is free", at_least=0.1)
     reserve_gib: float = key(0.5, "memory left to other programs, GiB", at_least=0.0)
 
 

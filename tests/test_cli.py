@@ -32,6 +32,9 @@ def test_surface_changes_only_on_purpose():
             "--debug --profile --data --encoder --output --name --seed --epochs --max-steps --batch-size --fan-in "
             "--device --set --resume --dry-run --json".split()
         ),
+        "engine plan": sorted(
+            "--batch-size --data --debug --encoder --json --labels --profile --set --tokens --vram".split()
+        ),
         "engine predict": ["--column", "--debug", "--device", "--input", "--json", "--top", "model", "texts"],
         "engine evaluate": ["--data", "--debug", "--device", "--json", "--k", "--split", "model"],
         "engine data import": sorted(
@@ -125,8 +128,10 @@ def test_no_gpu(tiny_flags, tmp_path, capsys):
 
 
 def test_a_classifier_larger_than_the_memory(tiny_flags, tmp_path, capsys):
-    flags = [*tiny_flags, "--output", str(tmp_path), "--set", "hardware.memory_gib=0.5"]
-    assert "lower classifier.fan_in" in fails(capsys, 4, "train", *flags, "--set", "hardware.reserve_gib=0.49999")
+    flags = [*tiny_flags, "--output", str(tmp_path), "--set", "hardware.memory_gib=0.6"]
+    error = fails(capsys, 4, "train", *flags)
+    assert "0.10 GiB may be taken" in error
+    assert "GiB of memory (hardware.memory_gib)" in error
 
 
 @pytest.fixture(scope="module")

@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import torch
 
-from engine.bench.shapes import ENCODERS, encoder_width
+from engine.bench.shapes import encoder_width
 from engine.model.encoder import TextEncoder, prefer_fused_attention
+from engine.planning.encoders import ENCODERS
 
-# What the shared names are called in the configuration of a model type.
+# What the numbers of a shape are called in the configuration of a model type.
 NAMES = {
-    "bert": {
-        "layers": "num_hidden_layers", "hidden": "hidden_size", "heads": "num_attention_heads",
-        "intermediate": "intermediate_size", "vocabulary": "vocab_size", "positions": "max_position_embeddings",
-    },
-    "distilbert": {
-        "layers": "n_layers", "hidden": "dim", "heads": "n_heads", "intermediate": "hidden_dim",
-        "vocabulary": "vocab_size", "positions": "max_position_embeddings",
-    },
+    "layers": "num_hidden_layers", "hidden": "hidden_size", "heads": "num_attention_heads",
+    "intermediate": "intermediate_size", "vocabulary": "vocab_size", "positions": "max_position_embeddings",
+    "types": "type_vocab_size",
 }  # fmt: skip
-NAMES["roberta"] = NAMES["bert"]
+DISTILBERT = {
+    "layers": "n_layers", "hidden": "dim", "heads": "n_heads", "intermediate": "hidden_dim",
+    "vocabulary": "vocab_size", "positions": "max_position_embeddings",
+}  # fmt: skip
 
 
 def new_encoder(name: str, seed: int) -> TextEncoder:
@@ -26,11 +25,12 @@ def new_encoder(name: str, seed: int) -> TextEncoder:
     from transformers import AutoConfig, AutoModel
 
     encoder_width(name)
-    entries = dict(ENCODERS[name])
-    kind = str(entries.pop("model_type"))
+    shape = ENCODERS[name]
+    names = DISTILBERT if shape.model_type == "distilbert" else NAMES
     prefer_fused_attention()
     torch.manual_seed(seed)
-    model = AutoModel.from_config(AutoConfig.for_model(kind, **{NAMES[kind][k]: v for k, v in entries.items()}))
+    settings = {key: getattr(shape, number) for number, key in names.items() if number != "types" or shape.types}
+    model = AutoModel.from_config(AutoConfig.for_model(shape.model_type, **settings))
     if getattr(model, "pooler", None) is not None:
         model.pooler = None
     return TextEncoder(model, "mean")

@@ -24,8 +24,8 @@ from engine.errors import ConfigError
 from engine.kernels.dispatch import resolve_backend
 from engine.kernels.layer import Positives, StepOptions
 from engine.model.classifier import WEIGHT_STD, Classifier, ClassifierShape
+from engine.planning.classifier_memory import classifier_bytes
 from engine.planning.hardware import detect
-from engine.planning.planner import classifier_bytes
 
 POSITIVES = 5  # labels an instance
 UNGROUPED_LABELS = 131_072  # one label a group is measured on at most so many

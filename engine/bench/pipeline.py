@@ -30,14 +30,16 @@ from engine.errors import ConfigError
 from engine.kernels.dispatch import resolve_backend
 from engine.kernels.layer import Positives
 from engine.model.classifier import Classifier, ClassifierShape
-from engine.model.encoder import FeatureHead, TextEncoder, activation_bytes, checkpoint_activations
+from engine.model.encoder import FeatureHead, TextEncoder, checkpoint_activations
 from engine.model.features import FeatureModel, Inputs
 from engine.model.grouping import balanced_order, label_vectors
+from engine.planning.activations import Activations, Precision
+from engine.planning.encoders import ENCODERS
 from engine.planning.hardware import GIB, Hardware, detect
-from engine.planning.planner import Plan, make_plan
+from engine.planning.memory import ORDER_SHARE
+from engine.planning.planner import Plan, Problem, make_plan
 from engine.training import checkpoints
 from engine.training.optimizers import make_optimizer
-from engine.training.prepare import ORDER_SHARE
 from engine.training.step import Batch, TrainingStep
 
 STEPS = 10_000  # of the imagined training; only the schedule asks
@@ -117,9 +119,7 @@ def _sparse(name: str, shape: Shape, options: PipelineOptions, hardware: Hardwar
     phases = Phases(device)
     config = _config(shape, options)
     encoder = new_encoder(shape.encoder, SEED)
-    plan = make_plan(
-        config, hardware, shape.labels, encoder.width, activation_bytes(encoder, shape.batch, shape.tokens)
-    )
+    plan = make_plan(Problem(config, hardware, shape.labels, ENCODERS[shape.encoder], shape.tokens, padded=False))
     if plan.checkpoint_every:
         checkpoint_activations(encoder, plan.checkpoint_every, config.encoder.compile)
     if config.encoder.compile:
@@ -176,7 +176,8 @@ def _dense(name: str, shape: Shape, options: PipelineOptions, device: torch.devi
     phases = Phases(device)
     encoder = new_encoder(shape.encoder, SEED)
     parameters = sum(p.numel() for p in encoder.parameters())
-    needed = 16 * parameters + activation_bytes(encoder, shape.batch, shape.tokens)
+    passes = Activations(ENCODERS[shape.encoder], Precision(2, 4, 1, 4, 3), shape.batch, shape.tokens, padded=False)
+    needed = 16 * parameters + passes.saved(0)
     if name == "elmo":
         needed += dense.chunked_sgd_bytes(shape.labels, shape.width, shape.batch, device)
     else:
@@ -251,6 +252,6 @@ def _form_groups(model: FeatureModel, inputs: Inputs, shape: Shape, plan: Plan) 
         for _ in range(GROUPING_BATCHES):
             yield model.encode(inputs).float(), offsets, rng.integers(0, shape.labels, offsets[-1], dtype=np.int32)
 
-    memory = int(ORDER_SHARE * sum(plan.components.values()))
+    memory = int(ORDER_SHARE * plan.classifier_bytes)
     vectors = label_vectors(features(), shape.labels, model.encoder.width, SEED, memory)
     balanced_order(vectors, shape.group_size, SEED)

@@ -1,7 +1,6 @@
 """The problems that are measured: label count, encoder, batch and sparsity of known data sets, by name.
 
-Facts only; nothing here needs torch. Label counts are those of the public data sets, the encoders' numbers
-those of their Hugging Face configurations.
+Facts only; nothing here needs torch. Label counts are those of the public data sets.
 """
 
 from __future__ import annotations
@@ -9,46 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from engine.errors import ConfigError
-
-# What a Hugging Face configuration of that `model_type` needs, under names that all model types share.
-ENCODERS: dict[str, dict[str, str | int]] = {
-    "bert-base-uncased": {
-        "model_type": "bert",
-        "layers": 12,
-        "hidden": 768,
-        "heads": 12,
-        "intermediate": 3072,
-        "vocabulary": 30_522,
-        "positions": 512,
-    },
-    "distilroberta-base": {
-        "model_type": "roberta",
-        "layers": 6,
-        "hidden": 768,
-        "heads": 12,
-        "intermediate": 3072,
-        "vocabulary": 50_265,
-        "positions": 514,  # two of them stand for padding
-    },
-    "distilbert-base-uncased": {
-        "model_type": "distilbert",
-        "layers": 6,
-        "hidden": 768,
-        "heads": 12,
-        "intermediate": 3072,
-        "vocabulary": 30_522,
-        "positions": 512,
-    },
-    "all-MiniLM-L6-v2": {
-        "model_type": "bert",
-        "layers": 6,
-        "hidden": 384,
-        "heads": 12,
-        "intermediate": 1536,
-        "vocabulary": 30_522,
-        "positions": 512,
-    },
-}
+from engine.planning.encoders import ENCODERS
 
 
 @dataclass(frozen=True)
@@ -111,4 +71,4 @@ def encoder_width(name: str) -> int:
     """Features of one of ENCODERS. Raises ConfigError, which lists them."""
     if name not in ENCODERS:
         raise ConfigError(f"unknown encoder {name!r}; there are {', '.join(ENCODERS)}")
-    return int(ENCODERS[name]["hidden"])
+    return ENCODERS[name].hidden

@@ -16,18 +16,7 @@ from engine.config import Auxiliary
 from engine.kernels.layer import LabelLayer, Positives
 from engine.model.classifier import Classifier, ClassifierShape
 from engine.model.grouping import tree_bounds
-
-AUTO_WEIGHT, AUTO_SPARSITY = 0.3, 0.9
-AUTO_LABELS_A_META_LABEL = 64
-
-
-def first_weight(auxiliary: Auxiliary, sparsity: float, has_trainable_features: bool) -> float:
-    """The weight at step 0. Nothing below the classifier learns from it when the features are fixed: 0 then."""
-    if not has_trainable_features:
-        return 0.0
-    if auxiliary.weight == "auto":
-        return AUTO_WEIGHT if sparsity >= AUTO_SPARSITY else 0.0
-    return auxiliary.weight
+from engine.model.meta_labels import wanted_meta_labels
 
 
 class AuxiliaryObjective:
@@ -36,9 +25,7 @@ class AuxiliaryObjective:
     def __init__(self, auxiliary: Auxiliary, weight: float, main: Classifier, seed: int) -> None:
         self.weight, self.stop_at = weight, auxiliary.stop_at
         shape = main.shape
-        wanted = auxiliary.meta_labels
-        if wanted == "auto":
-            wanted = max(2, min(shape.labels // AUTO_LABELS_A_META_LABEL, 10_000))
+        wanted = wanted_meta_labels(auxiliary, shape.labels)
         bounds = [np.zeros(1, dtype=np.int64)]
         for layer in main.layers:
             most = max(1, round(wanted * layer.labels / shape.labels))

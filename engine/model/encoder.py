@@ -14,14 +14,11 @@ import torch.nn.functional as nnf
 from torch import Tensor, nn
 
 from engine.errors import ConfigError
+from engine.model.architectures import FULL_ATTENTION
 from engine.model.recompute import recompute_layers
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-
-# Model types in which every token sees every other one that is no padding, in every layer.
-FULL_ATTENTION = ("bert", "roberta", "distilbert", "xlm-roberta", "camembert", "electra", "albert")
 
 
 class TextEncoder(nn.Module):
@@ -133,16 +130,6 @@ def check_length(encoder: TextEncoder, max_tokens: int) -> None:
         positions -= 2  # positions start behind the padding index
     if max_tokens > positions:
         raise ConfigError(f"data.max_tokens = {max_tokens} exceeds the encoder's {positions} positions; lower it")
-
-
-def activation_bytes(encoder: TextEncoder, instances: int, tokens: int) -> int:
-    """What backward keeps of a batch without checkpointing, in a 16-bit encoder whose attention keeps no T x T
-    matrix: about 34 bytes a token, feature and layer where the inner layer has 4 D features (Korthikanti et al. 2022).
-    """
-    c = encoder.model.config
-    hidden = c.hidden_size
-    inner = getattr(c, "intermediate_size", None) or getattr(c, "hidden_dim", 4 * hidden)
-    return instances * tokens * c.num_hidden_layers * (18 * hidden + 4 * inner)
 
 
 def checkpoint_activations(encoder: TextEncoder, every_n_layers: int, compiled: bool = False) -> None:

@@ -5,8 +5,7 @@ Lindenstrauss). Each level of the tree splits every node in two halves of whole 
 to right, are the groups. The same tree gives the meta-labels. Source: balanced label clustering of Parabel
 (Prabhu et al. 2018).
 
-Beside the vectors there are an order (4 bytes a label) and, while a large node is cut, a score and a second order
-(8 bytes a label); everything else is made for BLOCK labels at a time. The direction along which a node larger than
+Memory is bounded as `grouping_layout` says. The direction along which a node larger than
 that is cut comes from an even sample of BLOCK of its labels. Smaller nodes are finished one after the other, depth
 first, with all nodes of a level of them at once.
 
@@ -22,35 +21,22 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-VECTOR_WIDTH, LEAST_WIDTH = 64, 8
+from engine.model.grouping_layout import BLOCK, forming_bytes, vector_bytes
+
 ITERATIONS = 5
-BLOCK = 1 << 16  # labels whose vectors are looked at together
-ORDER_BYTES = 12  # a label: its place before and after a cut, and its score
-BLOCK_VECTORS = 4  # fp32 vectors a label of a block: gathered, converted, multiplied, kept by the allocator
-BLOCK_BYTES = 256  # a label of a block, beside them: ids, scores, what sorting needs
 PAIRS = 1 << 16  # (instance, label) pairs added up together
 LARGEST = 60_000.0  # what a sum in fp16 may reach
 
 
 def vector_layout(labels: int, width: int, memory: int | None) -> tuple[int, torch.dtype]:
-    """(K, dtype) of label vectors such that they and `balanced_order` together take at most `memory` bytes.
-
-    fp32 and VECTOR_WIDTH (or the features' width, if smaller) where that fits or memory is None; else fp16, and as
-    many dimensions as fit, though not fewer than LEAST_WIDTH.
-    """
-    most = min(width, VECTOR_WIDTH)
-    if memory is None or grouping_bytes(labels, most, torch.float32) <= memory:
-        return most, torch.float32
-    for narrower in range(most, LEAST_WIDTH, -1):
-        if grouping_bytes(labels, narrower, torch.float16) <= memory:
-            return narrower, torch.float16
-    return min(most, LEAST_WIDTH), torch.float16
+    """(K, dtype) of label vectors such that they and `balanced_order` together take at most `memory` bytes."""
+    vector_width, itemsize = vector_bytes(labels, width, memory)
+    return vector_width, torch.float32 if itemsize == 4 else torch.float16
 
 
 def grouping_bytes(labels: int, vector_width: int, dtype: torch.dtype) -> int:
     """Most bytes that the vectors [L, K] and `balanced_order` take together."""
-    block = min(labels, BLOCK) * (BLOCK_VECTORS * vector_width * 4 + BLOCK_BYTES)
-    return labels * (vector_width * dtype.itemsize + ORDER_BYTES) + block
+    return forming_bytes(labels, vector_width, dtype.itemsize)
 
 
 def label_vectors(

@@ -17,7 +17,7 @@ from engine.planning.limits import cpu_quota, memory_limit
 
 GIB = 2**30
 TOLERANCE_GIB = 0.6  # a card sold as 8 GB reports a little less than 8 GiB
-CONTEXT_BYTES = 400 * 2**20  # what CUDA takes for a process that has done nothing yet
+CUDA_CONTEXT = int(0.45 * GIB)  # of a process, beside torch's allocator: driver, kernels, libraries' handles
 BF16_CAPABILITY, FP8_CAPABILITY = (8, 0), (8, 9)  # the first NVIDIA GPUs that multiply these
 
 
@@ -61,7 +61,7 @@ def detect(device: str = "auto") -> Hardware:
             f"hardware.device = cuda, but {built}; `engine doctor` says why, or train with --device cpu"
         )
     compute = "bf16" if torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported() else "fp32"
-    return Hardware("cpu", "CPU", host_memory(), usable_cores(), compute)
+    return Hardware("cpu", "CPU", host_memory(), usable_cores(), compute, available_memory())
 
 
 def read_gpu(index: int) -> Gpu:
@@ -71,7 +71,7 @@ def read_gpu(index: int) -> Gpu:
     properties = torch.cuda.get_device_properties(index)
     total = properties.total_memory
     try:
-        free = torch.cuda.mem_get_info(index)[0] + torch.cuda.memory_reserved(index) + CONTEXT_BYTES
+        free = torch.cuda.mem_get_info(index)[0] + torch.cuda.memory_reserved(index) + CUDA_CONTEXT
     except RuntimeError:  # too full, or reserved for another process
         free = 0
     capability = (properties.major, properties.minor)
@@ -94,6 +94,14 @@ def host_memory() -> int:
 
     total = psutil.virtual_memory().total
     return min(total, memory_limit() or total)
+
+
+def available_memory() -> int:
+    """Bytes of host memory that this process could have in all, as other programs use the rest."""
+    import psutil
+
+    own = psutil.Process().memory_info().rss
+    return min(host_memory(), psutil.virtual_memory().available + own)
 
 
 def cpu_name() -> str:

@@ -1,26 +1,40 @@
 """Turns what the configuration leaves on auto into numbers that fit the memory at hand.
 
-The budget for the classifier is half of the planned memory less the reserve; the encoder, its
-activations and the allocator live in the other half.
+The largest fan-in of the ladder whose predicted peak fits the budget wins. Of the ways to train that fit with it the
+plan takes the first: whole batches before micro-batches, the optimizer after backward before within it (where it
+clips matrix by matrix), and else the fastest. Dense head labels are given up before the fan-in falls below FULL_FAN_IN.
+What the configuration pins stays, and the rest is planned around it. Needs no torch.
 """
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from itertools import combinations
 
 from engine.config import RunConfig, checkpointing_interval
 from engine.errors import ConfigError, MemoryBudgetError
-from engine.planning.hardware import GIB, Hardware
+from engine.model.meta_labels import first_weight, wanted_meta_labels
+from engine.planning.encoders import EncoderShape
+from engine.planning.hardware import CUDA_CONTEXT, GIB, Hardware
+from engine.planning.memory import Estimate, Setting, estimate
 
 LADDER = (16, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048)
-GROUP_SIZE = 32
-WEIGHT_BYTES = {"fp32": 4, "bf16": 2, "fp16": 2, "fp8": 1}
-STATE_BYTES = {"rowwise": (4, 0), "sgd": (0, 0), "adamw8bit": (8, 2 + 2 * 4 / 256)}  # a label, a weight
+GROUP_SIZES = (32, 64)  # the usual one, and the one whose index takes half the memory
+HEADS = (0.05, 0.01, 0.0)
+FULL_FAN_IN = 64  # a larger fan-in is not bought with fewer head labels, nor with passes of fewer than PASS_TOKENS
+PASS_TOKENS = 2048  # what keeps a device busy
+CHECKPOINTS = (0, 4, 3, 2, 1)
+HEADROOM = 1.02  # of the predicted peak: memory that the allocator holds in pieces too small to use
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The resolved choices of a run. fan_in == width with head == labels means dense. Bytes are predictions."""
+    """The resolved choices of a run. fan_in == width with head == labels means dense. Bytes are predictions.
+
+    components: what makes up the peak · phases: the peak of each phase · classifier_bytes: of the classifier's
+    tensors · host_bytes: beside the device (on a CPU 0: all is host memory).
+    """
 
     labels: int
     head: int
@@ -34,63 +48,118 @@ class Plan:
     device: str
     compute: str
     components: dict[str, int]
+    phases: dict[str, int]
+    classifier_bytes: int
+    predicted_bytes: int
     budget_bytes: int
+    host_bytes: int
 
     @property
     def sparsity(self) -> float:
         return 1.0 - self.fan_in / self.width
 
+    @property
+    def peak_phase(self) -> str:
+        return max(self.phases, key=lambda name: self.phases[name])
+
     def to_json(self) -> dict:
         return asdict(self)
 
 
-def make_plan(config: RunConfig, hardware: Hardware, labels: int, width: int, activations: int = 0) -> Plan:
-    """labels: L · width: D, the features that the classifier reads · activations: bytes that the encoder's backward
-    pass needs of a batch without checkpointing.
+@dataclass(frozen=True)
+class Problem:
+    """What is planned for. tokens: of the longest text · padded: whether batches hold shorter ones, too."""
 
-    Raises ConfigError for a fan-in above D, MemoryBudgetError if nothing fits.
-    """
-    c = config.classifier
-    memory = hardware.memory_bytes if config.hardware.memory_gib == "auto" else config.hardware.memory_gib * GIB
-    budget = int((memory - config.hardware.reserve_gib * GIB) / 2)
-    dtype = c.weight_dtype
-    if dtype == "auto":
-        dtype = hardware.compute if hardware.device == "cuda" else "fp32"
-    group_size = GROUP_SIZE if c.group_size == "auto" else c.group_size
-    head = labels if c.fan_in == "dense" else min(labels, round(c.head_fraction * labels))
+    config: RunConfig
+    hardware: Hardware
+    labels: int
+    encoder: EncoderShape
+    tokens: int
+    padded: bool = True
 
-    def size(fan_in: int) -> dict[str, int]:
-        return classifier_bytes(labels, head, width, fan_in, group_size, dtype, c.optimizer)
+    @property
+    def width(self) -> int:
+        """D, the features that the classifier reads."""
+        return self.config.intermediate.width or self.encoder.hidden
 
-    check_fan_in(config, width)
-    if c.fan_in == "dense":
-        candidates = [width]
-    elif c.fan_in == "auto":
-        candidates = [fan_in for fan_in in LADDER if fan_in <= width // 2] or [max(1, width // 2)]
-    else:
-        candidates = [c.fan_in]
-    fitting = [fan_in for fan_in in candidates if sum(size(fan_in).values()) <= budget]
-    if not fitting:
-        need = sum(size(min(candidates)).values())
-        raise MemoryBudgetError(
-            f"a classifier of {labels:,} labels takes {need / GIB:.1f} GiB, {max(budget, 0) / GIB:.1f} GiB are planned "
-            "for it; lower classifier.fan_in or classifier.head_fraction, or raise hardware.memory_gib"
-        )
-    fan_in = max(fitting)
-    every = checkpointing_interval(config.encoder.checkpointing)
-    if every is None:
-        every = 1 if hardware.device == "cuda" and activations > budget / 2 else 0
-    in_backward = config.encoder.optimizer_in_backward is True
-    if in_backward and config.encoder.trainable == "all" and hardware.compute == "fp16":
-        raise ConfigError(
-            f"{hardware.name} computes in fp16, whose scaled gradients are checked before the first update; "
-            "set encoder.optimizer_in_backward = false"
-        )
-    micro = config.training.batch_size if config.training.micro_batch == "auto" else config.training.micro_batch
+    @property
+    def trained(self) -> bool:
+        return self.config.encoder.trainable == "all"
+
+
+def make_plan(problem: Problem) -> Plan:
+    """Raises ConfigError for a fan-in above D and for what cannot be combined, MemoryBudgetError if nothing fits."""
+    check_fan_in(problem.config, problem.width)
+    check_optimizer(problem)
+    budget = budget_bytes(problem.config, problem.hardware)
+    for fan_in in reversed(fan_ins(problem)):
+        found = fitting(problem, fan_in, budget)
+        if found:
+            return plan_of(*found, budget)
+    raise MemoryBudgetError(_advice(problem, budget))
+
+
+def plan_of(setting: Setting, found: Estimate, budget: int) -> Plan:
+    s = setting
     return Plan(
-        labels, head, width, fan_in, group_size, dtype, micro, every, in_backward, hardware.device, hardware.compute,
-        size(fan_in), budget,
+        s.labels, s.head, s.width, s.fan_in, s.group_size, s.weight_dtype, s.micro_batch, s.checkpoint_every,
+        s.in_backward, s.device, s.compute,
+        components=found.phases[found.peak_phase],
+        phases={name: sum(parts.values()) for name, parts in found.phases.items()},
+        classifier_bytes=sum(s.classifier().values()),
+        predicted_bytes=found.peak,
+        budget_bytes=budget,
+        host_bytes=sum(found.host.values()),
     )  # fmt: skip
+
+
+def budget_bytes(config: RunConfig, hardware: Hardware) -> int:
+    """Memory that a training may take: what is planned for or else free, less the reserve and the CUDA context."""
+    h = config.hardware
+    free = hardware.memory_bytes if hardware.free_bytes is None else hardware.free_bytes
+    memory = free - h.reserve_gib * GIB
+    if h.memory_gib != "auto":
+        memory = min(free, (h.memory_gib - h.reserve_gib) * GIB)
+    return int(memory) - (CUDA_CONTEXT if hardware.device == "cuda" else 0)
+
+
+def fan_ins(problem: Problem) -> list[int]:
+    """Fan-ins to choose from, ascending."""
+    wanted, width = problem.config.classifier.fan_in, problem.width
+    if wanted == "dense":
+        return [width]
+    if wanted != "auto":
+        return [wanted]
+    return [fan_in for fan_in in LADDER if fan_in <= width // 2] or [max(1, width // 2)]
+
+
+def fitting(problem: Problem, fan_in: int, budget: float) -> tuple[Setting, Estimate] | None:
+    """The preferred way to train with that fan-in within the budget, or None."""
+    ways = list(_ways(problem, fan_in))
+    for setting in _classifiers(problem, fan_in):
+        leanest = [replace(setting, **way) for way in _leanest(ways)]
+        if all(estimate(lean).peak * HEADROOM > budget for lean in leanest):
+            continue
+        for way in ways:
+            tried = replace(setting, **way)
+            found = estimate(tried)
+            if found.peak * HEADROOM <= budget:
+                return tried, found
+    return None
+
+
+def least(problem: Problem, fan_in: int) -> int:
+    """Fewest bytes of budget with which that fan-in can be trained."""
+    ways = _leanest(list(_ways(problem, fan_in)))
+    peaks = [estimate(replace(setting, **way)).peak for setting in _classifiers(problem, fan_in) for way in ways]
+    return int(min(peaks) * HEADROOM) + 1
+
+
+def relative_time(encoder: EncoderShape, passes: int, checkpoint_every: int, in_backward: bool) -> float:
+    """Rough time of an encoder's step in forward passes: backward costs two, a layer computed again its share of one,
+    micro-batches a second forward pass and a twentieth a pass, an update within backward a tenth."""
+    again = -(-encoder.layers // checkpoint_every) / encoder.layers if checkpoint_every else 0.0
+    return 3.0 + again + (1.0 + 0.05 * passes if passes > 1 else 0.0) + 0.1 * in_backward
 
 
 def check_fan_in(config: RunConfig, width: int) -> None:
@@ -100,16 +169,155 @@ def check_fan_in(config: RunConfig, width: int) -> None:
         raise ConfigError(f"classifier.fan_in = {fan_in} exceeds the {width} features there are; lower it")
 
 
-def classifier_bytes(
-    labels: int, head: int, width: int, fan_in: int, group_size: int, weight_dtype: str, optimizer: str
-) -> dict[str, int]:
-    """Bytes of the classifier's tensors by kind: weights, bias, index, optimizer state."""
-    tail = labels - head
-    weights = head * width + tail * fan_in
-    per_label, per_weight = STATE_BYTES[optimizer]
-    return {
-        "classifier weights": weights * WEIGHT_BYTES[weight_dtype],
-        "classifier bias": labels * 4,
-        "classifier index": -(-tail // group_size) * fan_in * (2 if width <= 32767 else 4),
-        "classifier optimizer": int(labels * per_label + weights * per_weight),
-    }
+def check_optimizer(problem: Problem) -> None:
+    """Raises ConfigError where gradients have to be looked at before they are used, and may not be kept."""
+    if problem.config.encoder.optimizer_in_backward is True and problem.trained and problem.hardware.compute == "fp16":
+        raise ConfigError(
+            f"{problem.hardware.name} computes in fp16, whose scaled gradients are checked before the first update; "
+            "set encoder.optimizer_in_backward = false"
+        )
+
+
+def _ways(problem: Problem, fan_in: int) -> Iterator[dict]:
+    """Ways to train the encoder that the configuration allows for that fan-in, the preferred first."""
+    config, encoder, batch = problem.config, problem.encoder, problem.config.training.batch_size
+    every = checkpointing_interval(config.encoder.checkpointing)
+    within = config.encoder.optimizer_in_backward
+    micro = config.training.micro_batch
+    if not problem.trained:
+        yield {"micro_batch": batch if micro == "auto" else micro, "checkpoint_every": 0, "in_backward": within is True}
+        return
+    everies = [n for n in CHECKPOINTS if n < encoder.layers] if every is None else [every]
+    if every is None and not encoder.fused_attention:
+        everies = [0]  # its layers cannot be computed again one by one
+    withins = [within] if within != "auto" else [False, True]
+    if within == "auto" and problem.hardware.compute == "fp16":
+        withins = [False]
+    micros = [micro]
+    if micro == "auto":
+        micros = [batch]
+        least_tokens = PASS_TOKENS if fan_in > FULL_FAN_IN and config.classifier.fan_in == "auto" else 0
+        while micros[-1] > 1 and within is not True and -(-micros[-1] // 2) * problem.tokens >= least_tokens:
+            micros.append(-(-micros[-1] // 2))
+    found = [(m, n, w) for m in micros for n in everies for w in withins if not (w and m < batch)]
+
+    def preference(way: tuple[int, int, bool]) -> tuple:
+        m, n, w = way
+        return m < batch, w, relative_time(encoder, -(-batch // m), n, w)
+
+    for m, n, w in sorted(found, key=preference):
+        yield {"micro_batch": m, "checkpoint_every": n, "in_backward": w}
+
+
+def _leanest(ways: list[dict]) -> list[dict]:
+    """Those of which one takes the least memory: the smallest micro-batches, and the update within backward, both
+    with as many layers computed again as may be."""
+    again = max((way["checkpoint_every"] for way in ways), key=lambda n: (n > 0, -n))
+    ways = [way for way in ways if way["checkpoint_every"] == again]
+    smallest = min(ways, key=lambda way: way["micro_batch"])
+    return [smallest, *(way for way in ways if way["in_backward"] and way is not smallest)]
+
+
+def _classifiers(problem: Problem, fan_in: int) -> Iterator[Setting]:
+    """Settings of that fan-in, the preferred first: more head labels, then smaller groups."""
+    config, hardware, width = problem.config, problem.hardware, problem.width
+    c, labels = config.classifier, problem.labels
+    dtype = c.weight_dtype
+    if dtype == "auto":
+        dtype = hardware.compute if hardware.device == "cuda" else "fp32"
+    fractions = [c.head_fraction]
+    if c.head_fraction == "auto":
+        fractions = HEADS if fan_in <= FULL_FAN_IN or c.fan_in != "auto" else HEADS[:1]
+    groups = GROUP_SIZES if c.group_size == "auto" else (c.group_size,)
+    backend = c.backend
+    if backend == "auto":
+        backend = "triton" if hardware.device == "cuda" and hardware.compute == "bf16" else "torch"
+    weight = first_weight(config.auxiliary, 1.0 - fan_in / width, problem.trained or bool(config.intermediate.width))
+    meta = wanted_meta_labels(config.auxiliary, labels) if weight else 0
+    for fraction in fractions:
+        head = labels if c.fan_in == "dense" else min(labels, round(fraction * labels))
+        for group in groups:
+            yield Setting(
+                labels, head, width, fan_in, group, dtype, problem.encoder, problem.tokens, config.training.batch_size,
+                config.training.batch_size, trained=problem.trained, device=hardware.device, compute=hardware.compute,
+                optimizer=c.optimizer, encoder_optimizer=config.encoder.optimizer,
+                intermediate=config.intermediate.width, backend=backend, rewire=config.rewire.method,
+                meta_labels=meta, k=max(config.evaluation.k), padded=problem.padded,
+            )  # fmt: skip
+
+
+def _advice(problem: Problem, budget: int) -> str:
+    """One line: what the leanest training needs, and the three cheapest changes that would make it fit."""
+    need = least(problem, fan_ins(problem)[0])
+    single = list(_changes(problem))
+    changes = []
+    for chosen in [*([change] for change in single), *map(list, combinations(single, 2))]:
+        changed = problem
+        for key, value in chosen:
+            changed = _with(changed, key, value)
+        needs = least(changed, fan_ins(changed)[0])
+        if needs <= budget and len(changes) < (2 if len(chosen) == 1 else 1):
+            text = " and ".join(f"{key}={value}" for key, value in chosen)
+            changes.append(f"{text} (needs {needs / GIB:.2f} GiB)")
+    fewer = most_labels(problem, budget)
+    if fewer:
+        changes.append(f"at most {fewer:,} labels")
+    beside = problem.config.hardware.reserve_gib + (CUDA_CONTEXT / GIB if problem.hardware.device == "cuda" else 0)
+    changes.append(f"{-(-need // (GIB // 100)) / 100 + beside:.2f} GiB of memory (hardware.memory_gib)")
+    return (
+        f"{problem.labels:,} labels need {need / GIB:.2f} GiB at the least, {max(budget, 0) / GIB:.2f} GiB may be "
+        f"taken. What would fit: {'; or '.join(changes[:3])}"
+    )
+
+
+def _changes(problem: Problem) -> Iterator[tuple[str, object]]:
+    """(key, value) of changes that save memory, in the order of what they cost."""
+    config = problem.config
+    c, e = config.classifier, config.encoder
+    if c.group_size not in ("auto", *GROUP_SIZES[1:]):
+        yield "classifier.group_size", "auto"
+    if config.training.micro_batch != "auto":
+        yield "training.micro_batch", "auto"
+    if e.checkpointing != "auto":
+        yield "encoder.checkpointing", "auto"
+    if e.optimizer == "adamw" and problem.trained:
+        yield "encoder.optimizer", "adamw8bit"
+    if c.optimizer == "adamw8bit":
+        yield "classifier.optimizer", "rowwise"
+    if c.fan_in != "auto":
+        yield "classifier.fan_in", "auto"
+    if c.head_fraction not in ("auto", 0.0):
+        yield "classifier.head_fraction", "auto"
+    if c.weight_dtype not in ("fp8", "bf16", "fp16") and problem.hardware.device == "cuda":
+        yield "classifier.weight_dtype", problem.hardware.compute
+    if c.weight_dtype != "fp8":
+        yield "classifier.weight_dtype", "fp8"
+    if problem.tokens > 32:
+        yield "data.max_tokens", 32
+    if config.training.batch_size > 16:
+        yield "training.batch_size", 16
+    if problem.trained:
+        yield "encoder.trainable", "none"
+
+
+def _with(problem: Problem, key: str, value: object) -> Problem:
+    values = problem.config.flat() | {key: value}
+    if key == "encoder.trainable":
+        values["encoder.optimizer_in_backward"] = "auto"
+    tokens = min(problem.tokens, value) if key == "data.max_tokens" else problem.tokens
+    if key == "training.batch_size":
+        values["training.micro_batch"] = "auto"
+    return replace(problem, config=RunConfig.from_flat(values), tokens=tokens)
+
+
+def most_labels(problem: Problem, budget: int) -> int:
+    """The largest number of labels that can be trained within the budget, to two digits; 0 if none can."""
+    low, high = 0, problem.labels
+    while high - low > max(1, high // 100):
+        middle = (low + high) // 2
+        if least(replace(problem, labels=middle), fan_ins(problem)[0]) <= budget:
+            low = middle
+        else:
+            high = middle
+    scale = 10 ** max(0, len(str(low)) - 2)
+    return low // scale * scale

@@ -22,12 +22,11 @@ from engine.data.store import Dataset, Split
 from engine.data.tokens import token_cache
 from engine.errors import DataError
 from engine.kernels.dispatch import resolve_backend
-from engine.model.auxiliary import AuxiliaryObjective, first_weight
+from engine.model.auxiliary import AuxiliaryObjective
 from engine.model.classifier import Classifier, ClassifierShape
 from engine.model.encoder import (
     FeatureHead,
     TextEncoder,
-    activation_bytes,
     check_length,
     checkpoint_activations,
     load_encoder,
@@ -43,9 +42,13 @@ from engine.model.features import (
     mean_feature,
 )
 from engine.model.grouping import balanced_order, label_vectors
+from engine.model.meta_labels import first_weight
 from engine.model.sources import digest, find_encoder
+from engine.planning.encoders import shape_of
 from engine.planning.hardware import Hardware
-from engine.planning.planner import Plan, make_plan
+from engine.planning.memory import GROUPING_TOKENS, ORDER_SHARE
+from engine.planning.planner import Plan, Problem, make_plan
+from engine.planning.report import plan_line
 from engine.training.optimizers import FlatAdamW, make_optimizer
 from engine.training.randomness import AUXILIARY, LAYER, ORDER, WEIGHTS, seed_of
 from engine.training.reporter import Reporter
@@ -55,7 +58,6 @@ if TYPE_CHECKING:
 
 Autocast = Callable[[], AbstractContextManager]
 ORDER_SAMPLE = 200_000  # training texts whose features make the label vectors
-ORDER_SHARE = 0.9  # of the classifier's bytes, which are not taken yet: what forming groups may take of them
 TORCH = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
 
@@ -158,20 +160,10 @@ def feature_file(dataset: Dataset, split: Split, config: RunConfig, encoder_dige
 
 def plan_run(config: RunConfig, hardware: Hardware, material: Material, reporter: Reporter) -> Plan:
     """The plan for this data on this machine, said in a line."""
-    activations = 0
-    if not material.frozen:
-        tokens = int(material.lengths.max(initial=1))
-        activations = activation_bytes(material.encoder, config.training.batch_size, tokens)
-    plan = make_plan(config, hardware, material.dataset.n_labels, material.model.width, activations)
-    dense = plan.head == plan.labels
-    shape = (
-        f"dense, {plan.width} features a label"
-        if dense
-        else f"fan-in {plan.fan_in} of {plan.width} ({plan.sparsity:.0%} sparse), groups of {plan.group_size}, "
-        f"{plan.head:,} head labels dense"
-    )
-    size = sum(plan.components.values()) / 2**20
-    reporter.say(f"plan      {shape}, {plan.weight_dtype}, {size:,.1f} MiB")
+    encoder = shape_of(material.encoder.model.config.to_dict())
+    tokens = int(material.lengths.max(initial=1))
+    plan = make_plan(Problem(config, hardware, material.dataset.n_labels, encoder, tokens))
+    reporter.say(f"plan      {plan_line(plan)}")
     return plan
 
 
@@ -231,7 +223,7 @@ def _label_order(
         return LabelOrder.from_labels(label_at, plan.head)
     seed = seed_of(config.run.seed, ORDER)
     features = _encoded(material, device, autocast, reporter)
-    memory = int(ORDER_SHARE * sum(plan.components.values()))
+    memory = int(ORDER_SHARE * plan.classifier_bytes)
     vectors = label_vectors(features, plan.labels, material.encoder.width, seed, memory)
     for labels in (label_at[: plan.head], label_at[plan.head :]):
         if len(labels):
@@ -249,7 +241,7 @@ def _encoded(
     material.model.to(device).eval()
     done = 0
     with reporter.stage("grouping labels", "texts") as update:
-        for batch in by_length(material.lengths[rows], 16_384):
+        for batch in by_length(material.lengths[rows], GROUPING_TOKENS):
             chosen = np.sort(rows[batch])
             inputs: Inputs = tuple(part.to(device) for part in material.train_inputs(chosen))
             labels = material.dataset.train.labels.select(chosen)

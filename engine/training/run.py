@@ -27,8 +27,9 @@ from engine.model.classifier import Classifier
 from engine.model.encoder import encoder_width
 from engine.model.features import FeatureInputs, by_length
 from engine.model.sources import find_encoder
-from engine.planning.hardware import GIB, detect
+from engine.planning.hardware import CUDA_CONTEXT, GIB, detect
 from engine.planning.planner import Plan, check_fan_in
+from engine.planning.report import memory_line
 from engine.runs import RunDirectory
 from engine.training import checkpoints
 from engine.training.prepare import (
@@ -157,6 +158,7 @@ def _train(run: RunDirectory, config: RunConfig, profile: str, reporter: Reporte
     progress = trainer.progress
     peak = memory_bytes(accelerator.device)
     run.write_json("plan.json", {**plan.to_json(), "measured_bytes": peak})
+    reporter.say(f"memory    {memory_line(plan.predicted_bytes, peak)}")
     del trainer, classifier, auxiliary, optimizer
     metrics = _test(run, config, hardware, material, reporter)
     result = {
@@ -192,7 +194,7 @@ def _accelerator(config: RunConfig, device: str, compute: str) -> Accelerator:
 def _prepare_cuda(config: RunConfig) -> None:
     if config.hardware.memory_gib != "auto":
         total = torch.cuda.get_device_properties(0).total_memory
-        allowed = (config.hardware.memory_gib - config.hardware.reserve_gib) * GIB
+        allowed = (config.hardware.memory_gib - config.hardware.reserve_gib) * GIB - CUDA_CONTEXT
         torch.cuda.set_per_process_memory_fraction(max(0.01, min(1.0, allowed / total)))
     if config.training.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")

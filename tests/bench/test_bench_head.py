@@ -10,10 +10,11 @@ import torch
 
 from engine.bench.head import UNGROUPED_LABELS, VARIANTS, HeadOptions, Setting, step_floor_bytes
 from engine.bench.measure import MEMORY, format_measurements, measure
-from engine.bench.shapes import ENCODERS, SHAPES, Shape
+from engine.bench.shapes import SHAPES, Shape
 from engine.cli import main
 from engine.kernels import reference
 from engine.model.classifier import Classifier, ClassifierShape
+from engine.planning.encoders import ENCODERS
 
 SMALL = "--labels 500 --width 32 --batch 6 --fan-in 16 --group-size 8 --repeats 2 --device cpu".split()
 
@@ -159,8 +160,8 @@ def test_features_are_of_the_trainers_length_and_positives_distinct():
 
 def test_named_shapes_read_their_encoders_features():
     for shape in SHAPES.values():
-        assert ENCODERS[shape.encoder]["hidden"] == shape.width
-        assert shape.tokens <= ENCODERS[shape.encoder]["positions"]
+        assert ENCODERS[shape.encoder].hidden == shape.width
+        assert shape.tokens <= ENCODERS[shape.encoder].positions
 
 
 def test_the_readme_shows_what_is_printed():

@@ -7,14 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from engine.model.grouping import (
-    LEAST_WIDTH,
-    VECTOR_WIDTH,
-    balanced_order,
-    grouping_bytes,
-    label_vectors,
-    vector_layout,
-)
+from engine.model.grouping import balanced_order, grouping_bytes, label_vectors, vector_layout
+from engine.model.grouping_layout import LEAST_WIDTH, VECTOR_WIDTH
 
 LABELS = 1_000_000
 MEASURE = """

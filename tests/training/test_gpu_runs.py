@@ -50,7 +50,7 @@ def test_same_seed_same_bits_also_across_a_stop(tiny_flags, tmp_path, monkeypatc
 
 
 def test_a_gpu_without_bf16_trains_in_fp16(tiny_flags, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: False)
+    monkeypatch.setattr("engine.planning.hardware.BF16_CAPABILITY", (99, 0))
     run = train([*tiny_flags, *TRAINABLE, "--device", "cuda"], tmp_path, "--json", "--epochs", "12")
     assert json.loads(capsys.readouterr().out)["metrics"]["P@1"] > 0.3
     plan = json.loads((run / "plan.json").read_text())

@@ -1,0 +1,261 @@
+"""The memory model of a training: what exists in each of its phases, in bytes. Needs no torch.
+
+The peak of a run is the largest of its phases, not the sum of everything. On a GPU the figures are those of torch's
+allocator; the CUDA context lies beside it and is part of the budget, not of the prediction. On a CPU they are the
+process's. Constants that other modules own are repeated here, so that planning imports none of them;
+tests/planning/test_memory.py compares them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from engine.model.grouping_layout import BLOCK, forming_bytes, vector_bytes
+from engine.planning.activations import MIB, Activations, Precision
+from engine.planning.classifier_memory import (
+    TOPK_INSTANCES,
+    classifier_bytes,
+    initial_bytes,
+    rewiring_bytes,
+    step_bytes,
+    topk_bytes,
+)
+from engine.planning.encoders import EncoderShape
+
+EVALUATION_TOKENS = 8192  # in a batch, see engine.inference.evaluation
+GROUPING_TOKENS = 16_384  # in a batch whose features become label vectors, see engine.training.prepare
+FEATURE_TOKENS = 4096  # in a batch of a frozen encoder, see engine.model.features
+ORDER_SHARE = 0.9  # of the classifier's bytes, which are not taken yet: what forming groups may take of them
+CUT_BYTES = 17  # a label, while a large node is cut on a GPU: two places and keys, a comparison and its sum's int64
+PIECE = 1 << 22  # parameters that the optimizer moves at once, see engine.training.optimizers
+WORKSPACE = 32 * MIB  # of cuBLAS for a thread: of the forward pass, and of the backward pass (Hopper; less elsewhere)
+SMALL = 4 * MIB  # tables, inputs, counters
+PROGRAM = {"cpu": 550 * MIB, "cuda": 1800 * MIB}  # host memory of Python with its libraries, before any data
+HOST_LABEL_BYTES = 33  # a label: two permutations, its frequency, sorting it, its propensity
+SAVING_BYTES = 64 * MIB  # host buffer through which tensors go to the disk, see engine.tensorfile
+
+
+@dataclass(frozen=True)
+class Setting:
+    """All that memory depends on: the classifier (L, head, D, F, G), the encoder and how both are trained.
+
+    tokens, batch, micro_batch: of a training step · padded: whether batches hold shorter texts, too · optimizer: the
+    classifier's · encoder_optimizer: adamw8bit or adamw · meta_labels: 0 without the auxiliary objective · k: labels
+    an instance that evaluation asks for · evaluation_batch: texts in a batch of it, None for EVALUATION_TOKENS.
+    """
+
+    labels: int
+    head: int
+    width: int
+    fan_in: int
+    group_size: int
+    weight_dtype: str
+    encoder: EncoderShape
+    tokens: int
+    batch: int
+    micro_batch: int
+    trained: bool = True
+    checkpoint_every: int = 0
+    in_backward: bool = False
+    device: str = "cuda"
+    compute: str = "bf16"
+    optimizer: str = "rowwise"
+    encoder_optimizer: str = "adamw8bit"
+    intermediate: int = 0
+    backend: str = "triton"
+    rewire: str = "set"
+    meta_labels: int = 0
+    k: int = 5
+    padded: bool = True
+    evaluation_batch: int | None = None
+
+    @property
+    def precision(self) -> Precision:
+        return Precision.of(self.compute, self.device)
+
+    def pass_over(self, batch: int) -> Activations:
+        return Activations(self.encoder, self.precision, batch, self.tokens, self.device, self.padded)
+
+    def classifier(self) -> dict[str, int]:
+        """Bytes of the classifier's tensors by kind."""
+        return classifier_bytes(
+            self.labels, self.head, self.width, self.fan_in, self.group_size, self.weight_dtype, self.optimizer
+        )
+
+    def layers(self) -> list[tuple[int, int, int, str]]:
+        """(labels, fan-in, group size or 0 where dense, weight type) of head, tail and meta-labels."""
+        found = [(self.head, self.width, 0, self.weight_dtype)]
+        found.append((self.labels - self.head, self.fan_in, self.group_size, self.weight_dtype))
+        found.append((self.meta_labels, self.width, 0, "fp32"))
+        return [layer for layer in found if layer[0]]
+
+
+Phase = dict[str, int]  # bytes of each component that exists in it
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """phases: component → bytes of each · host: bytes of host memory beside them (on a CPU: none, all is host)."""
+
+    phases: dict[str, Phase]
+    host: Phase
+
+    @property
+    def peak_phase(self) -> str:
+        return max(self.phases, key=lambda name: sum(self.phases[name].values()))
+
+    @property
+    def peak(self) -> int:
+        return sum(self.phases[self.peak_phase].values())
+
+
+def estimate(s: Setting) -> Estimate:
+    """What every phase of a training takes."""
+    below = encoder_bytes(s)
+    phases = _before_training(s, below)
+    resident = below | _classifier(s)
+    phases |= _steps(s, resident)
+    phases["evaluation"] = resident | _threads(s, 2) | _evaluation(s)
+    if s.rewire != "none" and s.head < s.labels:
+        tail = (s.labels - s.head, s.fan_in, s.group_size, s.weight_dtype)
+        scratch = rewiring_bytes(tail, s.width, s.rewire, s.device)
+        phases["rewiring"] = resident | _threads(s, 2) | {"rewiring scratch": scratch}
+    base = {"program": PROGRAM["cpu"]} if s.device == "cpu" else {"small tensors": SMALL}
+    if s.device == "cpu":
+        base["label order"] = HOST_LABEL_BYTES * s.labels
+    phases = {name: {k: v for k, v in (base | phase).items() if v} for name, phase in phases.items()}
+    return Estimate(phases, host_bytes(s))
+
+
+def encoder_bytes(s: Setting) -> Phase:
+    """What training below the classifier holds from the first step to the last; gradients come and go."""
+    p = s.precision
+    matrices = sum(s.encoder.matrices) if s.trained else 0
+    vectors = s.encoder.vectors if s.trained else 0
+    if s.intermediate:
+        matrices, vectors = matrices + s.encoder.hidden * s.intermediate, vectors + s.intermediate
+    moments = 2 + 8 / 256 if s.encoder_optimizer == "adamw8bit" else 8
+    return {
+        "encoder weights": (matrices + vectors) * p.parameter,
+        "encoder master bits": (matrices + vectors) * 2 if p.parameter == 2 else 0,
+        "encoder optimizer": int(matrices * moments) + vectors * 8,
+    }
+
+
+def host_bytes(s: Setting) -> Phase:
+    """Host memory of a training on a GPU; files that are mapped do not count. The encoder is read in fp32."""
+    if s.device == "cpu":
+        return {}
+    return {
+        "program": PROGRAM["cuda"],
+        "encoder while it is loaded": 4 * s.encoder.parameters,
+        "label order": HOST_LABEL_BYTES * s.labels,
+        "saving": SAVING_BYTES,
+        "pinned batches": 8 * s.batch * s.tokens * 16,
+    }
+
+
+def _threads(s: Setting, count: int) -> Phase:
+    return {"matrix workspaces": count * WORKSPACE if s.device == "cuda" else 0}
+
+
+def _classifier(s: Setting) -> Phase:
+    parts = s.classifier()
+    if s.meta_labels:
+        parts["auxiliary head"] = s.meta_labels * (s.width * 4 + 8)
+    return parts
+
+
+def _before_training(s: Setting, below: Phase) -> dict[str, Phase]:
+    """Phases up to the first step."""
+    phases = {}
+    if not s.trained:
+        weights = {"encoder weights": s.encoder.parameters * s.precision.value}
+        forward = s.pass_over(max(1, FEATURE_TOKENS // s.tokens)).forward_peak()
+        phases["features"] = weights | _threads(s, 1) | {"encoder forward": forward}
+    phases["encoder"] = below | _threads(s, 1) | {"optimizer temporaries": 4 * PIECE if any(below.values()) else 0}
+    parts = s.classifier()
+    if s.head < s.labels and (s.group_size > 1 or s.meta_labels):
+        memory = int(ORDER_SHARE * sum(parts.values()))
+        width, item = vector_bytes(s.labels, s.encoder.hidden, memory)
+        vectors = s.labels * width * item
+        forming = forming_bytes(s.labels, width, item) - vectors
+        if s.labels > BLOCK and s.device == "cuda":
+            forming = max(forming, CUT_BYTES * s.labels)
+        batch = max(1, GROUPING_TOKENS // s.tokens)
+        forward = s.pass_over(batch).forward_peak() if s.trained else batch * s.width * 8
+        work = {"label vectors": vectors, "forming groups": forming}
+        if forward > forming:
+            work = {"label vectors": vectors, "encoder forward": forward}
+        phases["grouping"] = below | _threads(s, 1) | work
+    scratch = initial_bytes(s.layers(), s.width)
+    phases["classifier"] = below | _classifier(s) | _threads(s, 1) | {"random numbers": scratch}
+    return phases
+
+
+def _steps(s: Setting, resident: Phase) -> dict[str, Phase]:
+    """Phases of a training step."""
+    scratch = max(step_bytes(layer, s.width, s.batch, s.backend, s.device, s.optimizer) for layer in s.layers())
+    step = {"classifier workspace": scratch + 3 * 4 * s.width * s.batch}
+    if not s.trained:
+        layer = 3 * s.encoder.hidden * s.intermediate * s.precision.parameter  # the gradient and its copies
+        return {"classifier step": resident | _threads(s, 2) | step | {"layer gradients": layer}}
+    one_pass = s.micro_batch >= s.batch
+    act = s.pass_over(min(s.micro_batch, s.batch))
+    features = {"features": 3 * 4 * s.width * s.batch}
+    base = resident | _threads(s, 2) | features
+    saved, e, p = act.saved(s.checkpoint_every), s.encoder, s.precision
+    largest, word = max(e.matrices[2:]) * p.parameter, max(e.matrices) * p.parameter
+    gradients = ((0 if s.in_backward else sum(e.matrices)) + e.vectors) * p.parameter
+    earlier = {"encoder gradients": 0 if one_pass else gradients}  # of the micro-batches before
+    a_layer = sum(e.matrices[2:]) // e.layers * p.parameter if one_pass and not s.in_backward else 0
+    forward = {"activations": saved, "encoder forward": 2 * act.count * e.hidden * p.value}
+    phases = {"forward": base | earlier | forward}
+    phases["classifier step"] = base | {"activations": saved if one_pass else 0} | step
+    more = act.backward_peak(s.checkpoint_every, a_layer) - saved
+    backward = {"activations": saved, "activation gradients": more, "weight gradient": largest}
+    phases["backward"] = base | earlier | backward
+    temporaries = update_bytes(PIECE, s)
+    if s.in_backward:
+        bucket, layers = first_bucket(e)
+        alive = act.after_first_layers(s.checkpoint_every, layers)
+        phases["update in backward"] = base | {
+            "activations": alive,
+            "weight gradient": 2 * bucket * p.parameter,
+            "optimizer temporaries": update_bytes(min(bucket, PIECE), s),
+        }
+    phases["embedding gradient"] = base | {
+        "activation gradients": 2 * act.count * e.hidden * p.norm,
+        "encoder gradients": gradients,
+        "weight gradient": word if s.in_backward or not one_pass else 0,
+        "optimizer temporaries": temporaries if s.in_backward else 0,
+    }
+    phases["update"] = base | {"encoder gradients": gradients, "optimizer temporaries": temporaries}
+    return phases
+
+
+def update_bytes(elements: int, s: Setting) -> int:
+    """Temporaries of the optimizer for `elements` parameters: the gradients of neighbours side by side, in fp32, and
+    clipped; the fp32 weights where they are made of two halves; with fp32 moments a square and a denominator."""
+    copies = 2 + (s.precision.parameter == 2) + 2 * (s.encoder_optimizer == "adamw")
+    return (4 * copies + s.precision.parameter) * elements
+
+
+def first_bucket(encoder: EncoderShape) -> tuple[int, int]:
+    """(elements, whole layers) of the matrices that are the first to be updated during backward: the last bucket."""
+    sizes = encoder.matrices
+    elements = 0
+    for size in sizes:  # as engine.training.optimizers cuts them
+        elements = size if elements + size > PIECE else elements + size
+    return elements, elements // (sum(sizes[2:]) // encoder.layers)
+
+
+def _evaluation(s: Setting) -> Phase:
+    batch = s.evaluation_batch or max(1, EVALUATION_TOKENS // s.tokens)
+    forward = s.pass_over(batch).forward_peak() if s.trained else 8 * batch * s.width
+    found = min(batch, TOPK_INSTANCES)
+    scratch = max(topk_bytes(layer, s.width, found, s.k, s.backend, s.device) for layer in s.layers())
+    scratch += 8 * batch * (s.width + 4 * s.k)
+    if scratch > forward:
+        return {"top-k scratch": scratch}
+    return {"encoder forward": forward}

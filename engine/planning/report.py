@@ -1,0 +1,135 @@
+"""A plan in words: one line in a run's log, a table for people, and what would fit with more memory."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from engine.planning.hardware import CUDA_CONTEXT, GIB
+from engine.planning.planner import LADDER, Plan, Problem, fan_ins, fitting, least
+
+MIB = 2**20
+BAR = 30  # characters of the longest bar
+RUNGS_SHOWN = 3
+
+
+def plan_line(plan: Plan) -> str:
+    """The choice and its predicted peak."""
+    return (
+        f"{classifier_words(plan)}, {plan.classifier_bytes / MIB:,.1f} MiB; {training_words(plan)}; "
+        f"predicted peak {plan.predicted_bytes / MIB:,.0f} of {plan.budget_bytes / MIB:,.0f} MiB"
+    )
+
+
+def classifier_words(plan: Plan) -> str:
+    if plan.head == plan.labels:
+        return f"dense, {plan.width} features a label, {plan.weight_dtype}"
+    return (
+        f"fan-in {plan.fan_in} of {plan.width} ({plan.sparsity:.0%} sparse), groups of {plan.group_size}, "
+        f"{plan.head:,} head labels dense, {plan.weight_dtype}"
+    )
+
+
+def training_words(plan: Plan) -> str:
+    every = f"activation checkpoints every {plan.checkpoint_every}" if plan.checkpoint_every else "no checkpointing"
+    when = "optimizer in backward" if plan.optimizer_in_backward else "optimizer after backward"
+    return f"micro-batch {plan.micro_batch}, {every}, {when}"
+
+
+def memory_line(predicted: int | None, measured: int) -> str:
+    """Predicted and measured peak side by side; predicted None: the plan does not say."""
+    if not predicted:
+        return f"peak memory {measured / MIB:,.0f} MiB"
+    off = 100 * (predicted / measured - 1) if measured else 0.0
+    return f"peak memory {measured / MIB:,.0f} MiB, predicted {predicted / MIB:,.0f} MiB ({off:+.1f} %)"
+
+
+def reasons(problem: Problem, plan: Plan) -> list[str]:
+    """Why the plan is what it is, a sentence for each choice that the configuration left open."""
+    c, found = problem.config.classifier, []
+    choices = fan_ins(problem)
+    larger = [fan_in for fan_in in choices if fan_in > plan.fan_in]
+    if c.fan_in != "auto":
+        found.append(f"fan-in {c.fan_in}: as configured")
+    elif larger:
+        needs = least(problem, larger[0])
+        found.append(f"fan-in {plan.fan_in}: the largest that fits; {larger[0]} needs {needs / GIB:.2f} GiB")
+    else:
+        found.append(f"fan-in {plan.fan_in}: half of the {plan.width} features, more is not chosen by itself")
+    if c.head_fraction == "auto" and plan.head < round(0.05 * plan.labels):
+        found.append(f"{plan.head:,} head labels: the usual 5 % dense labels would cost fan-in or do not fit")
+    for field, value, words in (
+        ("checkpoint_every", 0, "activations are computed again in backward"),
+        ("optimizer_in_backward", False, "matrices are updated during backward, their gradients clipped one by one"),
+        (
+            "micro_batch",
+            problem.config.training.batch_size,
+            "the encoder sees a batch in parts, each of them twice",
+        ),
+    ):
+        chosen = getattr(plan, field)
+        if chosen != value:
+            found.append(f"{words}: {field} = {chosen}" + _needed(problem, plan, field))
+    return found
+
+
+def _needed(problem: Problem, plan: Plan, field: str) -> str:
+    """What the plan would take without the choice in `field`, if the planner made it."""
+    keys = {
+        "checkpoint_every": ("encoder.checkpointing", "off"),
+        "optimizer_in_backward": ("encoder.optimizer_in_backward", "false"),
+        "micro_batch": ("training.micro_batch", problem.config.training.batch_size),
+    }
+    key, without = keys[field]
+    if problem.config[key] != "auto":
+        return ", as configured"
+    pinned = {"classifier.fan_in": plan.fan_in if plan.head < plan.labels else "dense", key: without}
+    config = type(problem.config).from_flat(problem.config.flat() | pinned)
+    needs = least(replace(problem, config=config), plan.fan_in)
+    return f"; without, {needs / GIB:.2f} GiB" if needs > plan.budget_bytes else "; faster than the other ways that fit"
+
+
+def larger_plans(problem: Problem, plan: Plan) -> list[dict]:
+    """What the next rungs of the ladder would need: [{fan_in, memory_bytes}], memory including the reserve."""
+    if problem.config.classifier.fan_in != "auto":
+        return []
+    above = [f for f in LADDER if plan.fan_in < f <= problem.width // 2]
+    beside = problem.config.hardware.reserve_gib * GIB + (CUDA_CONTEXT if plan.device == "cuda" else 0)
+    return [{"fan_in": f, "memory_bytes": int(least(problem, f) + beside)} for f in above[:RUNGS_SHOWN]]
+
+
+def format_plan(problem: Problem, plan: Plan) -> str:
+    """The table of `engine plan`."""
+    encoder = problem.encoder
+    how = "trained" if problem.trained else "frozen"
+    lines = [
+        f"{plan.labels:,} labels; encoder {how}, {encoder.parameters / 1e6:.0f} M parameters, {plan.width} features; "
+        f"{problem.tokens} tokens, batch {problem.config.training.batch_size}",
+        f"on {problem.hardware.name}, {plan.budget_bytes / GIB:.2f} GiB may be taken",
+        "",
+        f"classifier  {classifier_words(plan)}",
+        f"training    {training_words(plan)}",
+        "",
+        f"{f'peak, in phase {plan.peak_phase!r}':<32}{'MiB':>10}",
+    ]
+    most = max(plan.components.values())
+    for name, size in plan.components.items():
+        lines.append(f"  {name:<30}{size / MIB:>10,.1f}  {'█' * round(BAR * size / most)}".rstrip())
+    lines.append(f"  {'predicted':<30}{plan.predicted_bytes / MIB:>10,.1f}")
+    if plan.host_bytes:
+        lines.append(f"  {'host memory beside it':<30}{plan.host_bytes / MIB:>10,.1f}")
+    lines += ["", "other phases: " + ", ".join(f"{k} {v / MIB:,.0f}" for k, v in plan.phases.items()), ""]
+    lines += [f"- {reason}" for reason in reasons(problem, plan)]
+    more = larger_plans(problem, plan)
+    if more:
+        rungs = ", ".join(f"fan-in {rung['fan_in']} from {rung['memory_bytes'] / GIB:.1f} GiB on" for rung in more)
+        lines.append(f"- with more memory: {rungs}")
+    if plan.device == "cuda" and plan.weight_dtype != "fp8" and more:
+        lines.append(f"- in the same memory with 8-bit weights: {_with_fp8(problem, plan)}")
+    return "\n".join(lines)
+
+
+def _with_fp8(problem: Problem, plan: Plan) -> str:
+    config = type(problem.config).from_flat(problem.config.flat() | {"classifier.weight_dtype": "fp8"})
+    changed = replace(problem, config=config)
+    fan_in = next(f for f in reversed(fan_ins(changed)) if fitting(changed, f, plan.budget_bytes))
+    return f"fan-in {fan_in} (--set classifier.weight_dtype=fp8, on cards of the RTX 30 series or newer)"

@@ -1,0 +1,105 @@
+"""`engine plan`: its table, its JSON, and what it refuses."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from engine.cli import main
+
+SOURCE = Path(__file__).parents[2]
+CASE = "--labels 8000000 --vram 8 --encoder bert-base-uncased --tokens 128".split()
+
+
+def plan(capsys, *arguments, code=0):
+    assert main(["plan", *arguments]) == code
+    captured = capsys.readouterr()
+    return captured.out if code == 0 else captured.err
+
+
+def test_a_plan_for_a_card_that_is_not_here_loads_no_torch():
+    code = f"import sys; from engine.cli import main; main({['plan', *CASE]}); print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=SOURCE, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "False"
+
+
+def test_table_with_bars_choice_reasons_and_larger_cards(capsys):
+    out = plan(capsys, *CASE)
+    assert "fan-in 256 of 768 (67% sparse), groups of 32, 400,000 head labels dense, bf16" in out
+    assert "fan-in 256: the largest that fits; 384 needs" in out
+    assert "with more memory: fan-in 384 from" in out
+    rows = [line for line in out.splitlines() if line.endswith("█")]
+    assert {row.split("  ")[1] for row in rows} >= {"classifier weights", "encoder weights", "activations"}
+    assert max(rows, key=lambda row: row.count("█")).startswith("  classifier weights")
+
+
+def test_json_for_programs(capsys):
+    found = json.loads(plan(capsys, *CASE, "--json"))
+    assert {"fan_in", "group_size", "micro_batch", "predicted_bytes", "budget_bytes", "components"} <= set(found)
+    assert found["predicted_bytes"] == sum(found["components"].values()) <= found["budget_bytes"]
+    assert [rung["fan_in"] for rung in found["larger"]] == [384]
+    assert found["larger"][0]["memory_bytes"] > 8 * 2**30
+
+
+def test_the_memory_named_for_the_next_rung_is_enough(capsys):
+    rung = json.loads(plan(capsys, *CASE, "--json"))["larger"][0]
+    more = f"{rung['memory_bytes'] / 2**30 + 0.001}"
+    assert json.loads(plan(capsys, *CASE, "--vram", more, "--json"))["fan_in"] == rung["fan_in"]
+
+
+def test_a_profile_names_the_memory_and_any_key_can_be_set(capsys):
+    arguments = [
+        "--labels",
+        "100000",
+        "--profile",
+        "6gb",
+        "--batch-size",
+        "64",
+        "--set",
+        "classifier.fan_in=32",
+        "--json",
+    ]
+    found = json.loads(plan(capsys, *arguments))
+    assert (found["fan_in"], found["micro_batch"]) == (32, 64)
+    assert 5 * 2**30 < found["budget_bytes"] < 6 * 2**30
+
+
+def test_on_a_cpu_the_plan_is_against_host_memory(capsys):
+    found = json.loads(plan(capsys, "--labels", "100000", "--profile", "cpu", "--vram", "4", "--json"))
+    assert (found["device"], found["weight_dtype"], found["host_bytes"]) == ("cpu", "fp32", 0)
+    assert "program" in found["components"]
+    assert json.loads(plan(capsys, "--labels", "1000", "--profile", "cpu", "--json"))["device"] == "cpu"
+
+
+def test_a_dataset_and_an_encoder_directory(capsys, tiny_dataset, tiny_encoder):
+    arguments = ["--data", str(tiny_dataset), "--encoder", str(tiny_encoder), "--tokens", "16", "--vram", "2", "--json"]
+    found = json.loads(plan(capsys, *arguments))
+    assert (found["labels"], found["width"], found["fan_in"]) == (120, 32, 16)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--labels", "0", "--vram", "8"], "--labels 0 must be a whole number above 0"),
+        (["--labels", "many", "--vram", "8"], "--labels many"),
+        (["--labels", "10", "--vram", "-1"], "--vram -1 must be a number above 0"),
+        (["--labels", "10", "--vram", "nan"], "--vram nan"),
+        (["--labels", "10", "--vram", "8", "--encoder", "nobody/nothing"], "'nobody/nothing' is unknown here"),
+        (["--labels", "10", "--vram", "8", "--tokens", "600"], "exceeds the encoder's 512 positions"),
+        (["--labels", "10", "--vram", "8", "--tokens", "-5"], "data.max_tokens"),
+        (["--labels", "10", "--vram", "8", "--set", "nonsense=1"], "unknown key"),
+        (["--labels", "10", "--profile", "9gb"], "unknown profile"),
+        (["--labels", "10", "--vram", "8", "--set", "classifier.fan_in=400"], "exceeds the 384 features"),
+        ([], "--labels N, or --data DIR"),
+    ],
+)
+def test_nonsense_gets_one_line(capsys, arguments, says):
+    (line,) = plan(capsys, *arguments, code=2).splitlines()
+    assert says in line
+
+
+def test_too_little_memory_exits_4_with_advice(capsys):
+    (line,) = plan(capsys, "--labels", "100000000", "--vram", "4", code=4).splitlines()
+    assert "What would fit: " in line

@@ -1,0 +1,184 @@
+"""What the planner chooses, and what it never does."""
+
+import random
+from dataclasses import replace
+
+import pytest
+
+from engine.config import RunConfig, resolve
+from engine.errors import ConfigError, MemoryBudgetError
+from engine.planning.encoders import ENCODERS
+from engine.planning.hardware import CUDA_CONTEXT, GIB, Hardware
+from engine.planning.planner import HEADROOM, LADDER, Plan, Problem, budget_bytes, make_plan, most_labels
+
+CARD = Hardware("cuda", "a card", 80 * GIB, 8, "bf16")
+
+
+def problem(labels=670_091, gib=8.0, encoder="bert-base-uncased", tokens=128, hardware=CARD, **keys) -> Problem:
+    values = {name.replace("__", "."): value for name, value in keys.items()}
+    config = RunConfig.from_flat({"hardware.memory_gib": gib, **values})
+    return Problem(config, hardware, labels, ENCODERS[encoder], tokens)
+
+
+def fan_in(case: Problem) -> int:
+    """Of the plan; 0 where nothing fits."""
+    try:
+        return make_plan(case).fan_in
+    except MemoryBudgetError:
+        return 0
+
+
+def random_problem(rng: random.Random) -> Problem:
+    device = rng.choice(["cuda", "cuda", "cpu"])
+    compute = rng.choice(["bf16", "fp16"]) if device == "cuda" else "fp32"
+    keys = {
+        "training__batch_size": rng.choice([8, 32, 128, 300]),
+        "encoder__trainable": rng.choice(["all", "none"]),
+        "encoder__optimizer": rng.choice(["adamw8bit", "adamw"]),
+        "classifier__optimizer": rng.choice(["rowwise", "sgd", "adamw8bit"]),
+        "classifier__head_fraction": rng.choice(["auto", 0.0, 0.05]),
+        "classifier__group_size": rng.choice(["auto", 1, 16, 32]),
+        "rewire__method": rng.choice(["set", "rigl", "none"]),
+    }
+    return problem(
+        int(10 ** rng.uniform(3, 8.3)), rng.uniform(2, 32), rng.choice(list(ENCODERS)), rng.choice([16, 96, 256]),
+        replace(CARD, device=device, compute=compute), **keys,
+    )  # fmt: skip
+
+
+SEEDS = range(60)
+
+
+def with_memory(case: Problem, factor: float) -> Problem:
+    values = case.config.flat()
+    values["hardware.memory_gib"] *= factor
+    return replace(case, config=RunConfig.from_flat(values))
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_more_memory_never_gives_a_smaller_fan_in(seed):
+    rng = random.Random(seed)
+    case = random_problem(rng)
+    assert fan_in(with_memory(case, rng.uniform(1.0, 2.0))) >= fan_in(case)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_more_labels_never_give_a_larger_fan_in(seed):
+    rng = random.Random(1000 + seed)
+    case = random_problem(rng)
+    assert fan_in(replace(case, labels=int(case.labels * rng.uniform(1.0, 2.0)))) <= fan_in(case)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_plan_never_exceeds_its_budget(seed):
+    case = random_problem(random.Random(2000 + seed))
+    if not fan_in(case):
+        pytest.skip("nothing fits")
+    plan = make_plan(case)
+    assert plan.predicted_bytes * HEADROOM <= plan.budget_bytes
+    assert plan.predicted_bytes == sum(plan.components.values()) == max(plan.phases.values())
+    assert plan.fan_in in LADDER or plan.fan_in == plan.width // 2
+    assert plan.micro_batch == case.config.training.batch_size or not plan.optimizer_in_backward
+
+
+@pytest.mark.parametrize(("profile", "labels"), [("8gb", 35_000_000), ("24gb", 150_000_000)])
+def test_label_counts_that_a_profile_holds_with_bert_base(profile, labels):
+    config, _ = resolve(profile, {"data.max_tokens": 128}, {})
+    plan = make_plan(Problem(config, CARD, labels, ENCODERS["bert-base-uncased"], 128))
+    assert plan.fan_in >= 64
+    assert plan.weight_dtype == "bf16"
+
+
+def test_with_memory_to_spare_nothing_is_given_up():
+    plan = make_plan(problem(gib=80))
+    assert (plan.fan_in, plan.group_size, plan.micro_batch) == (384, 32, 128)
+    assert plan.head == round(0.05 * 670_091)
+    assert not plan.checkpoint_every
+    assert not plan.optimizer_in_backward
+
+
+def test_checkpointing_comes_before_the_update_in_backward_and_that_before_micro_batches():
+    ways = []
+    for hundredths in range(500, 100, -2):
+        try:
+            plan = make_plan(problem(gib=hundredths / 100, classifier__fan_in=128, training__batch_size=64))
+        except MemoryBudgetError:
+            break
+        ways.append((plan.micro_batch < 64, plan.optimizer_in_backward, bool(plan.checkpoint_every)))
+    assert ways == sorted(ways, key=lambda way: way[:2])
+    assert ways[0] == (False, False, False)
+    assert (False, False, True) in ways
+    assert (False, True, True) in ways
+    assert ways[-1][0]
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "field", "expected"),
+    [
+        ("classifier__fan_in", 48, "fan_in", 48),
+        ("classifier__group_size", 16, "group_size", 16),
+        ("classifier__weight_dtype", "fp8", "weight_dtype", "fp8"),
+        ("training__micro_batch", 16, "micro_batch", 16),
+        ("encoder__checkpointing", "every_2", "checkpoint_every", 2),
+        ("encoder__checkpointing", "off", "checkpoint_every", 0),
+        ("encoder__optimizer_in_backward", True, "optimizer_in_backward", True),
+        ("classifier__head_fraction", 0.1, "head", 67_009),
+    ],
+)
+def test_what_is_pinned_stays(key, value, field, expected):
+    assert getattr(make_plan(problem(gib=12, **{key: value})), field) == expected
+
+
+def test_dense_only_when_asked_for():
+    plan = make_plan(problem(50_000, classifier__fan_in="dense"))
+    assert (plan.fan_in, plan.head) == (768, 50_000)
+    assert make_plan(problem(50_000, gib=80)).head < 50_000
+
+
+def test_dense_head_labels_are_given_up_only_where_they_cost_fan_in_below_64():
+    plan = make_plan(problem(35_000_000))
+    assert (plan.fan_in, plan.head < 0.05 * 35_000_000) == (64, True)
+    assert make_plan(problem(35_000_000, classifier__head_fraction=0.05)).fan_in < 64
+
+
+def test_budget_is_memory_less_reserve_and_context():
+    assert budget_bytes(problem(gib=8.0).config, CARD) == int(7.5 * GIB) - CUDA_CONTEXT
+    busy = replace(CARD, free_bytes=5 * GIB)
+    assert budget_bytes(problem(gib=8.0).config, busy) == 5 * GIB - CUDA_CONTEXT
+    assert budget_bytes(problem(gib="auto").config, busy) == int(4.5 * GIB) - CUDA_CONTEXT
+    assert budget_bytes(problem(gib=8.0).config, replace(CARD, device="cpu")) == int(7.5 * GIB)
+
+
+def test_what_cannot_be_combined():
+    with pytest.raises(ConfigError, match="= 800 exceeds the 768 features"):
+        make_plan(problem(classifier__fan_in=800))
+    old = replace(CARD, compute="fp16")
+    with pytest.raises(ConfigError, match="fp16"):
+        make_plan(problem(hardware=old, encoder__optimizer_in_backward=True))
+    assert not make_plan(problem(gib=3.0, hardware=old)).optimizer_in_backward
+
+
+def test_when_nothing_fits_changes_are_named_that_do():
+    case = problem(40_000_000, gib=6.0, classifier__fan_in=128)
+    with pytest.raises(MemoryBudgetError) as error:
+        make_plan(case)
+    text = str(error.value)
+    assert "\n" not in text
+    assert "5.05 GiB may be taken" in text
+    assert text.count("; or ") == 2
+    assert "classifier.fan_in=auto" in text
+    assert make_plan(problem(40_000_000, gib=6.0)).fan_in < 128
+    labels = most_labels(case, budget_bytes(case.config, CARD))
+    assert make_plan(replace(case, labels=labels)).fan_in == 128
+
+
+def test_the_memory_named_in_the_advice_is_enough():
+    with pytest.raises(MemoryBudgetError) as error:
+        make_plan(problem(900_000_000, gib=4.0))
+    named = float(str(error.value).rpartition("; or ")[2].split()[0])
+    assert make_plan(problem(900_000_000, gib=named)).fan_in == LADDER[0]
+
+
+def test_a_plan_survives_its_file():
+    plan = make_plan(problem())
+    assert Plan(**plan.to_json()) == plan

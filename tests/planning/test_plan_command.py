@@ -103,3 +103,7 @@ def test_nonsense_gets_one_line(capsys, arguments, says):
 def test_too_little_memory_exits_4_with_advice(capsys):
     (line,) = plan(capsys, "--labels", "100000000", "--vram", "4", code=4).splitlines()
     assert "What would fit: " in line
+
+
+def test_the_readme_shows_what_the_program_prints(capsys):
+    assert plan(capsys, *CASE) in (SOURCE / "README.md").read_text()

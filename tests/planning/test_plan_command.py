@@ -73,6 +73,17 @@ def test_on_a_cpu_the_plan_is_against_host_memory(capsys):
     assert json.loads(plan(capsys, "--labels", "1000", "--profile", "cpu", "--json"))["device"] == "cpu"
 
 
+def test_without_memory_or_profile_the_plan_is_for_this_machine(capsys):
+    from engine.planning.hardware import auto_profile, detect
+
+    found = json.loads(plan(capsys, "--labels", "1000", "--json"))
+    here = detect()
+    assert found["device"] == here.device
+    assert found["budget_bytes"] < here.memory_bytes
+    if auto_profile() == "cpu":  # which keeps the encoder as it is
+        assert "encoder optimizer" not in found["components"]
+
+
 def test_a_dataset_and_an_encoder_directory(capsys, tiny_dataset, tiny_encoder):
     arguments = ["--data", str(tiny_dataset), "--encoder", str(tiny_encoder), "--tokens", "16", "--vram", "2", "--json"]
     found = json.loads(plan(capsys, *arguments))

@@ -153,9 +153,13 @@ class Measured:
         self.trained = config.encoder.trainable == "all"
         self.rng = np.random.default_rng(SEED)
         self.peaks: dict[str, int] = {}
+        self.before = 0  # bytes that earlier cases left on the device
 
     def run(self) -> dict[str, int]:
         free_memory(self.device)
+        if self.device.type == "cuda":
+            torch._C._cuda_clearCublasWorkspaces()  # as in a process that has just begun
+            self.before = torch.cuda.memory_allocated(self.device)
         peak_bytes(self.device)
         if not self.trained:
             self._features()
@@ -186,7 +190,7 @@ class Measured:
         return self.peaks
 
     def _end(self, phase: str) -> None:
-        self.peaks[phase] = peak_bytes(self.device)
+        self.peaks[phase] = peak_bytes(self.device) - self.before
 
     def _model(self):
         dtype = torch.bfloat16 if self.trained and self.plan.compute == "bf16" else torch.float32
@@ -258,7 +262,8 @@ def predicted_phases(plan: Plan) -> dict[str, int]:
 
 def measure(case: Case, hardware: Hardware, encoder: TextEncoder) -> dict:
     config, plan = plan_case(case, hardware)
-    peaks = Measured(case, config, plan, encoder).run()
+    measured = Measured(case, config, plan, encoder)
+    peaks = measured.run()
     peak = max(peaks.values())
     return {
         "name": case.name,
@@ -267,6 +272,7 @@ def measure(case: Case, hardware: Hardware, encoder: TextEncoder) -> dict:
         "measured": peak,
         "error": plan.predicted_bytes / peak - 1,
         "phase": max(peaks, key=peaks.get),
+        "left by earlier cases": measured.before,
         "predicted_phases": predicted_phases(plan),
         "measured_phases": peaks,
     }

@@ -161,6 +161,7 @@ def test_runs_list_show_and_stop(trained, capsys):
     assert listed["profile"] == "cpu"
     assert main(["runs", "show", str(trained)]) == 0
     out = capsys.readouterr().out
+    assert " MiB, predicted " in out
     assert "fan-in 8 of 32" in out
     assert "training.batch_size = 32  (--set)" in out
     assert "there is nothing to stop" in fails(capsys, 2, "runs", "stop", str(trained))

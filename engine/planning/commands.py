@@ -32,7 +32,9 @@ def add_plan(commands: Any, add_command: Callable[..., argparse.ArgumentParser])
     plan.add_argument("--encoder", metavar="NAME", help="a common encoder, or a directory with config.json")
     plan.add_argument("--tokens", metavar="N", help="tokens of the longest text")
     plan.add_argument("--batch-size", metavar="N", help="instances a step")
-    plan.add_argument("--profile", help="memory tier, such as 8gb: its settings and its memory")
+    plan.add_argument(
+        "--profile", help="memory tier, such as 8gb: its settings and its memory (default: this machine's)"
+    )
     plan.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="any key of `engine train`")
     plan.add_argument("--json", action="store_true", help="print the plan as JSON")
 
@@ -54,9 +56,9 @@ def problem_of(options: argparse.Namespace) -> Problem:
     if options.vram is not None:
         flags["hardware.memory_gib"] = (_number(options.vram, float, "--vram"), "--vram")
     overrides = dict(parse_assignment(text) for text in options.set)
-    profile = options.profile
-    if profile == "auto":
-        profile = auto_profile()
+    profile, is_here = options.profile, False
+    if profile == "auto" or (profile is None and options.vram is None and "hardware.memory_gib" not in overrides):
+        profile, is_here = auto_profile(), True
     config = resolve(profile, overrides, flags)[0] if profile else _without_profile(overrides, flags)
     if options.labels is not None:
         labels = _number(options.labels, int, "--labels")
@@ -72,7 +74,8 @@ def problem_of(options: argparse.Namespace) -> Problem:
         raise ConfigError(
             f"data.max_tokens = {tokens} exceeds the encoder's {encoder.longest_text} positions; lower it"
         )
-    return Problem(config, _hardware(config, profile), labels, encoder, tokens)
+    hardware = detect(config.hardware.device) if is_here else _hardware(config, profile)
+    return Problem(config, hardware, labels, encoder, tokens)
 
 
 def _without_profile(overrides: dict[str, Any], flags: dict[str, Any]) -> RunConfig:
@@ -80,11 +83,11 @@ def _without_profile(overrides: dict[str, Any], flags: dict[str, Any]) -> RunCon
 
 
 def _hardware(config: RunConfig, profile: str | None) -> Hardware:
-    """The card that is asked for; where no memory is named, this machine's device."""
+    """The card, or the CPU, that is asked for; where no memory is named, this machine's."""
     memory = config.hardware.memory_gib
     if config.hardware.device == "cpu" or profile == "cpu":
         size = host_memory() if memory == "auto" else int(memory * GIB)
-        return Hardware("cpu", f"a CPU with {size / GIB:g} GiB" if memory != "auto" else "this CPU", size, 1, "fp32")
+        return Hardware("cpu", f"a CPU with {size / GIB:.1f} GiB", size, 1, "fp32")
     if memory == "auto":
         return detect(config.hardware.device)
     name = f"a card with {memory:g} GiB that computes in bf16 (RTX 30 series or newer)"

@@ -156,6 +156,8 @@ def host_bytes(s: Setting) -> Phase:
 
 
 def _threads(s: Setting, count: int) -> Phase:
+    """Workspaces of the threads that have multiplied matrices; without anything to train there is no backward pass."""
+    count = count if s.trained or s.intermediate else 1
     return {"matrix workspaces": count * WORKSPACE if s.device == "cuda" else 0}
 
 

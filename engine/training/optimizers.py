@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from weakref import WeakMethod
 
 import torch
 from torch import Tensor, nn
@@ -147,10 +148,13 @@ class FlatAdamW:
         self.scale = FIRST_SCALE if scales else 1.0
         self.scales, self.good_steps = scales, 0
         self.grad_norm = torch.zeros((), device=segments[0].value.device)
+        self.bucket_of: dict[int, tuple[Segment, Bucket]] = {}
+        hook = partial(_call_if_alive, WeakMethod(self._gradient_is_there))
         for segment in segments:
             for bucket in segment.buckets if segment.in_backward else ():
                 for parameter, _ in bucket.slots:
-                    parameter.register_post_accumulate_grad_hook(partial(self._gradient_is_there, segment, bucket))
+                    self.bucket_of[id(parameter)] = segment, bucket
+                    parameter.register_post_accumulate_grad_hook(hook)
 
     @contextmanager
     def stepping(self, step: int, factor: float) -> Iterator[None]:
@@ -217,9 +221,10 @@ class FlatAdamW:
         return torch.full_like(norm, 1.0 / self.scale) if self.scales else None
 
     @torch.no_grad()
-    def _gradient_is_there(self, segment: Segment, bucket: Bucket, _: nn.Parameter) -> None:
+    def _gradient_is_there(self, parameter: nn.Parameter) -> None:
         """Updates a bucket with the last of its gradients. Without all gradients there is no norm over all of them:
         a bucket is clipped by its own."""
+        segment, bucket = self.bucket_of[id(parameter)]
         if not segment.in_backward:
             return
         bucket.waiting = (bucket.waiting or len(bucket.slots)) - 1
@@ -239,6 +244,12 @@ class FlatAdamW:
         elif self.good_steps % SCALE_STEPS == 0:
             self.scale *= 2.0
         return finite
+
+
+def _call_if_alive(method: WeakMethod, parameter: nn.Parameter) -> None:
+    """A hook that does not keep the optimizer: torch hides a parameter's hooks from Python's garbage collector."""
+    if (alive := method()) is not None:
+        alive(parameter)
 
 
 def make_optimizer(

@@ -73,6 +73,17 @@ def test_on_a_cpu_the_plan_is_against_host_memory(capsys):
     assert json.loads(plan(capsys, "--labels", "1000", "--profile", "cpu", "--json"))["device"] == "cpu"
 
 
+def test_without_memory_or_profile_the_plan_is_for_this_machine(capsys):
+    from engine.planning.hardware import auto_profile, detect
+
+    found = json.loads(plan(capsys, "--labels", "1000", "--json"))
+    here = detect()
+    assert found["device"] == here.device
+    assert found["budget_bytes"] < here.memory_bytes
+    if auto_profile() == "cpu":  # which keeps the encoder as it is
+        assert "encoder optimizer" not in found["components"]
+
+
 def test_a_dataset_and_an_encoder_directory(capsys, tiny_dataset, tiny_encoder):
     arguments = ["--data", str(tiny_dataset), "--encoder", str(tiny_encoder), "--tokens", "16", "--vram", "2", "--json"]
     found = json.loads(plan(capsys, *arguments))
@@ -103,3 +114,7 @@ def test_nonsense_gets_one_line(capsys, arguments, says):
 def test_too_little_memory_exits_4_with_advice(capsys):
     (line,) = plan(capsys, "--labels", "100000000", "--vram", "4", code=4).splitlines()
     assert "What would fit: " in line
+
+
+def test_the_readme_shows_what_the_program_prints(capsys):
+    assert plan(capsys, *CASE) in (SOURCE / "README.md").read_text()

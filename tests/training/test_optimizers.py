@@ -1,5 +1,8 @@
 """The flat optimizer: exact master weights in two halves, the same step with and without whole gradients."""
 
+import gc
+import weakref
+
 import pytest
 import torch
 
@@ -156,3 +159,13 @@ def test_the_intermediate_layer_has_its_own_rate_and_no_decay(folder):
     assert named["intermediate.matrices"].weight_decay == 0.0
     assert named["encoder.matrices"].weight_decay == 0.01
     assert named["encoder.vectors"].weight_decay == 0.0
+
+
+def test_the_update_in_backward_keeps_nothing_alive(folder):
+    """The parameters' hooks must not hold the optimizer whose buckets hold the parameters."""
+    model = new_model(folder)
+    optimizer = optimizer_of(model, in_backward=True)
+    value = weakref.ref(optimizer.segments[0].value)
+    del model, optimizer
+    gc.collect()
+    assert value() is None

@@ -102,6 +102,9 @@ def build_parser() -> argparse.ArgumentParser:
     for flag, (key, text) in FLAGS.items():
         train.add_argument(f"--{flag}", help=f"{text} ({key})")
     train.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="any configuration key")
+    train.add_argument(
+        "--allow-lower-fan-in", action="store_true", help="lower the fan-in of a run that keeps running out of memory"
+    )
     train.add_argument("--resume", metavar="RUN", type=Path, help="go on with a stopped run")
     train.add_argument("--dry-run", action="store_true", help="print every value with its origin, train nothing")
     train.add_argument("--json", action="store_true", help="print the result as JSON")
@@ -182,6 +185,8 @@ def _print_json(value: Any) -> None:
 def train_command(options: argparse.Namespace) -> None:
     given = {flag: getattr(options, flag.replace("-", "_")) for flag in FLAGS}
     flags = {FLAGS[flag][0]: (value, f"--{flag}") for flag, value in given.items() if value is not None}
+    if options.allow_lower_fan_in:
+        flags["classifier.allow_lower_fan_in"] = (True, "--allow-lower-fan-in")
     overrides = dict(parse_assignment(text) for text in options.set)
     if options.resume:
         from engine.config import load_profile

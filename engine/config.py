@@ -86,6 +86,7 @@ class Classifier:
     weight_decay: float = key(0.0, "decoupled weight decay of the classifier", at_least=0.0)
     weight_dtype: Literal["auto", "fp32", "bf16", "fp16", "fp8"] = key("auto", "storage type of the weights")
     backend: Literal["auto", "torch", "triton"] = key("auto", "what computes the classifier step")
+    allow_lower_fan_in: bool = key(False, "a run that keeps running out of memory may lower its fan-in")
 
 
 @dataclass(frozen=True)

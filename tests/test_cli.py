@@ -29,8 +29,8 @@ def surface(parser, prefix="engine"):
 def test_surface_changes_only_on_purpose():
     assert surface(build_parser()) == {
         "engine train": sorted(
-            "--debug --profile --data --encoder --output --name --seed --epochs --max-steps --batch-size --fan-in "
-            "--device --set --resume --dry-run --json".split()
+            "--allow-lower-fan-in --debug --profile --data --encoder --output --name --seed --epochs --max-steps "
+            "--batch-size --fan-in --device --set --resume --dry-run --json".split()
         ),
         "engine plan": sorted(
             "--batch-size --data --debug --encoder --json --labels --profile --set --tokens --vram".split()

@@ -31,14 +31,28 @@ def evaluate_rows(
     autocast: Callable[[], AbstractContextManager] = nullcontext,
     progress: Callable[[int], None] = lambda rows: None,
 ) -> dict[str, float]:
-    """Metrics over the rows in `batches` (int64 row numbers). progress: rows of each batch done."""
+    """Metrics over the rows in `batches` (int64 row numbers). progress: rows of each batch done.
+
+    A batch that does not fit the memory, because another program has taken some, is halved.
+    """
     was_training = model.training
     model.eval()
     width = max(metrics.k)
-    for rows in batches:
-        with autocast():
-            x_BD = model(tuple(part.to(device) for part in inputs(rows)))
-        _, position_BK = classifier.topk(x_BD, width)
+    waiting = iter(batches)
+    halves: list[np.ndarray] = []  # of batches that did not fit
+    while True:
+        rows = halves.pop() if halves else next(waiting, None)
+        if rows is None:
+            break
+        try:
+            with autocast():
+                x_BD = model(tuple(part.to(device) for part in inputs(rows)))
+            _, position_BK = classifier.topk(x_BD, width)
+        except torch.OutOfMemoryError:
+            if len(rows) == 1:
+                raise
+            halves += [rows[len(rows) // 2 :], rows[: len(rows) // 2]]
+            continue
         truth = labels.select(rows)
         metrics.update(order.label_at[position_BK.cpu().numpy()], truth.offsets, truth.ids)
         progress(len(rows))

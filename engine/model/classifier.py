@@ -6,7 +6,7 @@ classifier is made and kept in place, block by block: no second copy ever exists
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import ModuleType
 
 import torch
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from engine.kernels.layer import LabelLayer, Positives, StepOptions
 from engine.kernels.optimizers import new_state
+from engine.model.rewiring import narrow_layer
 
 WEIGHT_STD = 0.02
 BIAS = -6.0
@@ -95,6 +96,11 @@ class Classifier:
         """Trains the layers that are not yet done in `begun`: a step that ran out of memory trains none twice."""
         for layer in self.layers[len(begun.losses) :]:
             begun.losses.append(self.backend.step(layer, x_BD, positives, begun.dx_BD, options))
+
+    def narrow(self, fan_in: int) -> None:
+        """Lowers the fan-in of the tail; each group keeps its strongest connections."""
+        narrow_layer(self.layers[-1], fan_in, self.shape.optimizer)
+        self.shape = replace(self.shape, fan_in=fan_in)
 
     def topk(self, x_BD: Tensor, k: int) -> tuple[Tensor, Tensor]:
         """(logits fp32 [B, k] descending, label-order ids int64 [B, k])"""

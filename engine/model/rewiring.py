@@ -18,7 +18,7 @@ from torch import Tensor
 from engine.config import Rewire
 from engine.kernels.adamw8bit import QUANTIZATION_BLOCK, quantile_map
 from engine.kernels.layer import LabelLayer, Positives
-from engine.kernels.optimizers import row_quantum
+from engine.kernels.optimizers import new_state, row_quantum
 
 BLOCK_ELEMENTS = 1 << 22  # of [groups, D] scores and [rows, F] weights at once
 
@@ -61,6 +61,35 @@ def rewire_layer(
     for first, scores_KD in _growth_scores(layer, width, generator, gradient):
         _rewire_groups(layer, first, scores_KD, count)
     return count
+
+
+def narrow_layer(layer: LabelLayer, fan_in: int, optimizer: str) -> None:
+    """Keeps the strongest `fan_in` connections of every group, in place; 8-bit moments start again.
+
+    The weights are moved together within their own memory, a block of groups at a time, and go by way of the host,
+    so that the device never holds both the wider and the narrower ones.
+    """
+    groups, device = layer.index.shape[0], layer.weight.device
+    rows_at_once = max(1, BLOCK_ELEMENTS // (layer.group_size * layer.fan_in)) * layer.group_size
+    narrow = layer.weight.view(-1)[: layer.labels * fan_in].view(layer.labels, fan_in)
+    index = layer.index.new_empty(groups, fan_in)
+    for first in range(0, layer.labels, rows_at_once):
+        rows = slice(first, min(first + rows_at_once, layer.labels))
+        some = slice(first // layer.group_size, -(-rows.stop // layer.group_size))
+        weight = layer.weight[rows].float()
+        group_of_row = torch.arange(len(weight), device=device) // layer.group_size
+        energy_KF = torch.zeros(some.stop - some.start, layer.fan_in, device=device)
+        energy_KF.index_add_(0, group_of_row, weight.square())
+        kept_KF = energy_KF.topk(fan_in, dim=1).indices.sort(dim=1).values
+        index[some] = layer.index[some].gather(1, kept_KF)
+        narrow[rows] = weight.gather(1, kept_KF[group_of_row]).to(narrow.dtype)
+    on_host = narrow.to("cpu", copy=True)
+    layer.index = index
+    layer.weight = layer.weight.new_empty(0)
+    del narrow
+    layer.weight = on_host.to(device)
+    if optimizer == "adamw8bit":
+        layer.state = new_state(optimizer, layer.weight)
 
 
 def _growth_scores(

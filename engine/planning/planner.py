@@ -33,7 +33,8 @@ class Plan:
     """The resolved choices of a run. fan_in == width with head == labels means dense. Bytes are predictions.
 
     components: what makes up the peak · phases: the peak of each phase · classifier_bytes: of the classifier's
-    tensors · host_bytes: beside the device (on a CPU 0: all is host memory).
+    tensors · host_bytes: beside the device (on a CPU 0: all is host memory) · notches: how often the plan was lowered
+    because a step ran out of memory.
     """
 
     labels: int
@@ -53,6 +54,7 @@ class Plan:
     predicted_bytes: int
     budget_bytes: int
     host_bytes: int
+    notches: int = 0
 
     @property
     def sparsity(self) -> float:

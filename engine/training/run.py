@@ -49,6 +49,7 @@ from engine.training.prepare import (
 from engine.training.reporter import Reporter
 from engine.training.trainer import Trainer, host_peak_bytes, memory_bytes
 
+MAY_CHANGE = ("classifier.allow_lower_fan_in",)  # when a run is resumed
 PACKAGES = ("torch", "transformers", "accelerate", "bitsandbytes", "numpy", "fanin")
 
 
@@ -85,7 +86,9 @@ def resume(path: Path, changes: dict[str, Any]) -> tuple[RunDirectory, dict[str,
     run = RunDirectory.open(path)
     stored = run.read_json("config.json")
     config = RunConfig.from_flat(stored["config"])
-    _refuse_changes(config, RunConfig.from_flat({**stored["config"], **changes}), run)
+    changed = RunConfig.from_flat({**stored["config"], **changes})
+    _refuse_changes(config, changed, run)
+    config = RunConfig.from_flat({**config.flat(), **{key: changed[key] for key in MAY_CHANGE}})
     state = run.state()
     if state in ("preparing", "training", "evaluating"):
         raise ConfigError(f"{run.path} is {state} in another process; stop it first: `engine runs stop {run.path}`")
@@ -108,8 +111,8 @@ def _execute(run: RunDirectory, config: RunConfig, profile: str) -> dict[str, An
         raise
     except torch.OutOfMemoryError as error:
         advice = (
-            f"{str(error).splitlines()[0]} Lower training.micro_batch, set encoder.checkpointing=every_1, "
-            f"or lower classifier.fan_in, in a new run"
+            f"{str(error).splitlines()[0]} Close other programs that use the GPU and resume, or start a run with a "
+            "smaller hardware.memory_gib, for which a plan is made"
         )
         _record_failure(run, reporter, advice)
         raise MemoryBudgetError(advice) from error
@@ -150,12 +153,18 @@ def _train(run: RunDirectory, config: RunConfig, profile: str, reporter: Reporte
         classifier, order = new_classifier(config, plan, material, accelerator.device, accelerator.autocast, reporter)
     auxiliary = new_auxiliary(config, plan, material, classifier)
     trainer = Trainer(config, plan, material, classifier, order, auxiliary, optimizer, accelerator, run, reporter)
-    if checkpoint:
+    if hardware.device == "cuda":
+        start = checkpoint or trainer.save()
+        if start is not None:  # what the trial changes is loaded again
+            trainer.confirm()
+            trainer.load(start)
+    elif checkpoint:
         trainer.load(checkpoint)
+    if checkpoint:
         reporter.say(f"resuming  at step {trainer.progress.step:,} of {trainer.total:,}")
     earlier = trainer.progress.wall
     trainer.fit(started)
-    progress = trainer.progress
+    plan, progress = trainer.plan, trainer.progress
     peak = memory_bytes(accelerator.device)
     run.write_json("plan.json", {**plan.to_json(), "measured_bytes": peak})
     reporter.say(f"memory    {memory_line(plan.predicted_bytes, peak)}")
@@ -224,7 +233,7 @@ def _check_identity(checkpoint: Path, config: RunConfig, material: Material) -> 
 
 def _refuse_changes(before: RunConfig, after: RunConfig, where: object) -> None:
     old, new = before.flat(), after.flat()
-    changed = [f"{key} ({old[key]} → {new[key]})" for key in old if old[key] != new[key]]
+    changed = [f"{key} ({old[key]} → {new[key]})" for key in old if old[key] != new[key] and key not in MAY_CHANGE]
     if changed:
         raise ConfigError(
             f"{getattr(where, 'path', where)} was started with other settings: {', '.join(changed)}; "

@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,22 +17,26 @@ from torch import Tensor
 from engine.config import RunConfig
 from engine.data.batches import epoch_batches, prefetch
 from engine.data.label_order import LabelOrder
-from engine.errors import EngineError, EnvironmentProblem, StopRequested
+from engine.errors import EngineError, EnvironmentProblem, MemoryBudgetError, StopRequested
 from engine.inference.evaluation import EVALUATION_TOKENS, evaluate_rows
 from engine.inference.metrics import Metrics
 from engine.kernels.layer import Positives
 from engine.model.auxiliary import AuxiliaryObjective
 from engine.model.bundle import BundleInfo, save_bundle
 from engine.model.classifier import Classifier
+from engine.model.encoder import checkpoint_activations
 from engine.model.features import by_length
 from engine.model.rewiring import GrowthBatch, replaced_share, rewire_layer, rewires_at
+from engine.planning.encoders import shape_of
 from engine.planning.planner import Plan
+from engine.planning.report import memory_line
 from engine.progress import bar
 from engine.runs import RunDirectory
 from engine.training import checkpoints
 from engine.training.optimizers import FlatAdamW
 from engine.training.prepare import Material, classifier_shape
 from engine.training.randomness import REWIRE, seed_of
+from engine.training.recovery import advice, lowered
 from engine.training.reporter import Reporter
 from engine.training.schedules import warmup_cosine
 from engine.training.step import Batch, TrainingStep
@@ -75,7 +80,9 @@ class Trainer:
         self.optimizer, self.run, self.reporter = optimizer, run, reporter
         self.device, self.autocast = accelerator.device, accelerator.autocast
         self.model = material.model.to(self.device).train()
-        self.step = TrainingStep(config, plan.micro_batch, self.model, classifier, optimizer, auxiliary, self.autocast)
+        self.step = TrainingStep(
+            config, plan.micro_batch, self.model, classifier, optimizer, auxiliary, self.autocast, self._lower
+        )
         self.progress = Progress()
         self.batches_an_epoch = -(-len(material.train_rows) // config.training.batch_size)
         self.total = config.training.epochs * self.batches_an_epoch
@@ -83,6 +90,42 @@ class Trainer:
             self.total = min(self.total, config.training.max_steps)
         self.finite = torch.ones((), dtype=torch.bool, device=self.device)
         self.saved_at = time.monotonic()
+
+    # Memory
+
+    def confirm(self) -> None:
+        """Takes one step and one evaluation that need as much memory as any of the run will; state is left changed.
+
+        Raises MemoryBudgetError if they do not fit, however far the plan may be lowered.
+        """
+        m, size = self.material, self.config.training.batch_size
+        labels = m.dataset.train.labels
+        longest = m.train_rows[np.argsort(-m.lengths[m.train_rows], kind="stable")[:size]]
+        fullest = labels.select(m.train_rows[np.argsort(-labels.sizes()[m.train_rows], kind="stable")[:size]])
+        inputs = tuple(part.to(self.device) for part in m.train_inputs(longest))
+        batch = Batch(inputs, fullest.offsets, self.order.position_of[fullest.ids])
+        self.step(batch, self.total + 1, self.total + 1, 1.0, True)
+        rows = m.validation_rows if len(m.validation_rows) else m.train_rows
+        self.score(rows[next(iter(by_length(m.lengths[rows], EVALUATION_TOKENS)))])
+        line = memory_line(self.plan.predicted_bytes, memory_bytes(self.device))
+        self.reporter.say(f"confirmed {line} (one worst-case step and evaluation)")
+
+    def _lower(self, problem: str) -> None:
+        """After a step ran out of memory: the plan one notch lower. Raises MemoryBudgetError when none is left."""
+        config, encoder = self.config, self.material.encoder
+        found = lowered(self.plan, config, shape_of(encoder.model.config.to_dict()))
+        if found is None:
+            raise MemoryBudgetError(advice(self.plan, problem))
+        before, (self.plan, change) = self.plan, found
+        if self.plan.checkpoint_every != before.checkpoint_every:
+            checkpoint_activations(encoder, self.plan.checkpoint_every, config.encoder.compile)
+        if self.plan.fan_in != before.fan_in:
+            self.classifier.narrow(self.plan.fan_in)
+        if self.optimizer is not None and not self.plan.optimizer_in_backward:
+            self.optimizer.step_after_backward()
+        self.step.micro_batch = self.plan.micro_batch
+        self.run.write_json("plan.json", self.plan.to_json())
+        self.reporter.say(f"memory    {problem} Step {self.progress.step:,} goes on with {change}")
 
     # Running
 
@@ -280,8 +323,9 @@ class Trainer:
                 f"the model was not saved: {error}; free some space, then resume the run"
             ) from error
 
-    def save(self, must: bool = False) -> None:
-        """Writes a checkpoint. When the disk does not take it: raises if `must`, else says so and training goes on."""
+    def save(self, must: bool = False) -> Path | None:
+        """Writes a checkpoint, and returns it. When the disk does not take it: raises if `must`, else says so, returns
+        None, and training goes on."""
         self._require_finite()
         tensors = {
             "classifier": self.classifier.tensors(),
@@ -293,9 +337,11 @@ class Trainer:
         if self.optimizer is not None:
             tensors["encoder"] = self.optimizer.tensors()
             state["optimizer"] = self.optimizer.numbers()
-        started = time.monotonic()
+        started, saved = time.monotonic(), None
         try:
-            checkpoints.save(self.run.checkpoints, self.progress.step, tensors, state, self.config.checkpoint.keep)
+            saved = checkpoints.save(
+                self.run.checkpoints, self.progress.step, tensors, state, self.config.checkpoint.keep
+            )
         except EnvironmentProblem as error:
             if must:
                 raise
@@ -303,6 +349,7 @@ class Trainer:
         else:
             self.run.event("checkpoint", step=self.progress.step, seconds=round(time.monotonic() - started, 2))
         self.saved_at = time.monotonic()
+        return saved
 
     def identity(self) -> dict[str, Any]:
         """What a checkpoint belongs to."""

@@ -1,0 +1,58 @@
+"""What gives way when a training runs out of memory: the micro-batch, then stored activations, then the fan-in.
+
+The first two change no gradient. The fan-in does, and is touched only with the user's leave.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from engine.config import RunConfig
+from engine.planning.encoders import EncoderShape
+from engine.planning.planner import LADDER, Plan
+
+MOST_NOTCHES = 3
+
+Lowered = tuple[Plan, str]
+
+
+def lowered(plan: Plan, config: RunConfig, encoder: EncoderShape) -> Lowered | None:
+    """(the plan one notch lower, what changed in words), or None if nothing is left that may give way."""
+    if plan.notches >= MOST_NOTCHES:
+        return None
+    ways = [_smaller_batch, _more_checkpoints, _smaller_fan_in]
+    first = ways[min(plan.notches, 2)]
+    for way in sorted(ways, key=lambda way: way is not first):  # the others keep their order
+        if found := way(plan, config, encoder):
+            return replace(found[0], notches=plan.notches + 1), found[1]
+    return None
+
+
+def advice(plan: Plan, problem: str) -> str:
+    """One line for the user when nothing gave way any more."""
+    fan_in = "" if plan.head == plan.labels else "; or go on with a smaller fan-in: --resume RUN --allow-lower-fan-in"
+    return (
+        f"out of memory after {plan.notches} changes of the plan ({problem}). Close other programs that use the GPU "
+        f"and resume; or start a run with a smaller hardware.memory_gib, for which a plan is made{fan_in}"
+    )
+
+
+def _smaller_batch(plan: Plan, config: RunConfig, encoder: EncoderShape) -> Lowered | None:
+    micro = min(plan.micro_batch, config.training.batch_size)
+    if config.encoder.trainable == "none" or micro <= 1:
+        return None
+    half = -(-micro // 2)
+    return replace(plan, micro_batch=half, optimizer_in_backward=False), f"micro-batches of {half} instead of {micro}"
+
+
+def _more_checkpoints(plan: Plan, config: RunConfig, encoder: EncoderShape) -> Lowered | None:
+    if config.encoder.trainable == "none" or plan.checkpoint_every == 1 or not encoder.fused_attention:
+        return None
+    return replace(plan, checkpoint_every=1), "the activations of every layer are computed again in backward"
+
+
+def _smaller_fan_in(plan: Plan, config: RunConfig, encoder: EncoderShape) -> Lowered | None:
+    smaller = [fan_in for fan_in in LADDER if fan_in < plan.fan_in]
+    if not config.classifier.allow_lower_fan_in or plan.head == plan.labels or not smaller:
+        return None
+    return replace(plan, fan_in=smaller[-1]), f"fan-in {smaller[-1]} instead of {plan.fan_in}"

@@ -28,6 +28,7 @@ from engine.model.features import FeatureModel
 BETAS = (0.9, 0.999)
 EPS = 1e-8
 PIECE = 1 << 22  # elements computed at once: bounds the temporaries of a step to a few times 16 MiB
+LOW_OF_ZERO = -0x8000  # see `split`
 FIRST_SCALE, SCALE_STEPS = 2.0**14, 2000  # of fp16 gradients; doubled after so many finite steps
 
 
@@ -72,7 +73,9 @@ class Segment:
             self.slots.append((parameter, slice(end, end + parameter.numel())))
             end += -(-parameter.numel() // QUANTIZATION_BLOCK) * QUANTIZATION_BLOCK
         self.value = torch.zeros(end, dtype=dtype, device=device)
-        self.low = torch.zeros(end, dtype=torch.int16, device=device) if dtype == torch.bfloat16 else None
+        self.low = None
+        if dtype == torch.bfloat16:
+            self.low = torch.full((end,), LOW_OF_ZERO, dtype=torch.int16, device=device)
         if eight_bit:
             self.moments = new_moments(end, device)
         else:

@@ -57,7 +57,8 @@ def test_parameters_become_views_and_keep_their_values(folder):
     model = new_model(folder)
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     optimizer = optimizer_of(model)
-    for segment in optimizer.segments:
+    for segment, master in zip(optimizer.segments, masters(optimizer), strict=True):
+        assert torch.isfinite(master).all()  # also between the slots
         for parameter, slot in segment.slots:
             assert slot.start % QUANTIZATION_BLOCK == 0
             assert parameter.data_ptr() == segment.value[slot].data_ptr()

@@ -99,7 +99,7 @@ def test_a_backward_pass_that_is_taken_again_updates_nothing_twice(folder, in_ba
     for segment, mine, theirs, was_done in zip(one.segments, masters(one), masters(other), done, strict=True):
         for bucket, updated in zip(segment.buckets, was_done, strict=True):
             if updated or not in_backward:
-                assert torch.allclose(mine[bucket.at], theirs[bucket.at], atol=1e-6), segment.name
+                assert torch.allclose(mine[bucket.at], theirs[bucket.at], atol=2e-5), segment.name
             else:  # its gradient came through weights that had moved
                 assert (mine[bucket.at] - theirs[bucket.at]).abs().mean() < 0.2e-3, segment.name
 

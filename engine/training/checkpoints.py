@@ -80,6 +80,14 @@ def load_tensors(checkpoint: Path, name: str) -> dict[str, Tensor]:
     return load_file(checkpoint / f"{name}.safetensors")
 
 
+def tensor_shape(checkpoint: Path, name: str, key: str) -> tuple[int, ...] | None:
+    """Shape of one tensor of a part, without reading it; None if the part has none of that name."""
+    from safetensors import safe_open
+
+    with safe_open(checkpoint / f"{name}.safetensors", "pt") as file:
+        return tuple(file.get_slice(key).get_shape()) if key in file.keys() else None  # noqa: SIM118
+
+
 def load_into(checkpoint: Path, name: str, tensors: dict[str, Tensor]) -> None:
     """Copies one part of a checkpoint into existing tensors, one at a time. Raises DataError for another shape."""
     from safetensors import safe_open

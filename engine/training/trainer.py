@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,13 +20,13 @@ from engine.data.label_order import LabelOrder
 from engine.errors import EngineError, EnvironmentProblem, MemoryBudgetError, StopRequested
 from engine.inference.evaluation import EVALUATION_TOKENS, evaluate_rows
 from engine.inference.metrics import Metrics
-from engine.kernels.layer import Positives
+from engine.kernels.layer import LabelLayer, Positives
 from engine.model.auxiliary import AuxiliaryObjective
 from engine.model.bundle import BundleInfo, save_bundle
 from engine.model.classifier import Classifier
 from engine.model.encoder import checkpoint_activations
 from engine.model.features import by_length
-from engine.model.rewiring import GrowthBatch, replaced_share, rewire_layer, rewires_at
+from engine.model.rewiring import GrowthBatch, narrow_layer, replaced_share, rewire_layer, rewires_at
 from engine.planning.encoders import shape_of
 from engine.planning.planner import Plan
 from engine.planning.report import memory_line
@@ -106,7 +106,8 @@ class Trainer:
         batch = Batch(inputs, fullest.offsets, self.order.position_of[fullest.ids])
         self.step(batch, self.total + 1, self.total + 1, 1.0, True)
         rows = m.validation_rows if len(m.validation_rows) else m.train_rows
-        self.score(rows[next(iter(by_length(m.lengths[rows], EVALUATION_TOKENS)))])
+        # not stoppable: what would be saved is the trial's
+        self.score(rows[next(iter(by_length(m.lengths[rows], EVALUATION_TOKENS)))], lambda rows: None)
         line = memory_line(self.plan.predicted_bytes, memory_bytes(self.device))
         self.reporter.say(f"confirmed {line} (one worst-case step and evaluation)")
 
@@ -260,7 +261,7 @@ class Trainer:
         """Scores on validation and keeps the model if it is the best so far."""
         self._require_finite()
         rows = self.material.validation_rows
-        metrics = self.score(rows) if len(rows) else {}
+        metrics = self.score(rows, lambda rows: self._checkpoint_or_stop()) if len(rows) else {}
         first = f"P@{self.config.evaluation.k[0]}"
         value = metrics.get(first, 0.0)
         progress = self.progress
@@ -276,8 +277,8 @@ class Trainer:
         else:
             progress.evaluations_since_best += 1
 
-    def score(self, rows: np.ndarray) -> dict[str, float]:
-        """Metrics on rows of the train split (int64); can be stopped between two batches."""
+    def score(self, rows: np.ndarray, progress: Callable[[int], None]) -> dict[str, float]:
+        """Metrics on rows of the train split (int64). progress: called after each batch with its size."""
         m, e = self.material, self.config.evaluation
         metrics = Metrics(
             e.k,
@@ -289,7 +290,7 @@ class Trainer:
         batches = [rows[batch] for batch in by_length(m.lengths[rows], EVALUATION_TOKENS)]
         return evaluate_rows(
             self.model, self.classifier, self.order, m.train_inputs, m.dataset.train.labels, batches, metrics,
-            device=self.device, autocast=self.autocast, progress=lambda rows: self._checkpoint_or_stop(),
+            device=self.device, autocast=self.autocast, progress=progress,
         )  # fmt: skip
 
     def _out_of_patience(self) -> bool:
@@ -364,12 +365,27 @@ class Trainer:
         """Continues from `checkpoint` (its folder). The label order is loaded by whoever made the classifier."""
         state = checkpoints.load_state(checkpoint)
         self.progress = Progress(**state["progress"])
-        checkpoints.load_into(checkpoint, "classifier", self.classifier.tensors())
+        self._load_classifier(checkpoint)
         if self.auxiliary:
             checkpoints.load_into(checkpoint, "auxiliary", self.auxiliary.classifier.tensors())
         if self.optimizer is not None:
             checkpoints.load_into(checkpoint, "encoder", self.optimizer.tensors())
             self.optimizer.load_numbers(state["optimizer"])
+
+    def _load_classifier(self, checkpoint: Path) -> None:
+        """Also from a checkpoint of before the fan-in was lowered, which is narrowed on the host."""
+        tensors, tail = self.classifier.tensors(), self.classifier.layers[-1]
+        saved = checkpoints.tensor_shape(checkpoint, "classifier", "tail.weight") if tail.index is not None else None
+        if saved is None or saved[1] <= tail.fan_in:
+            checkpoints.load_into(checkpoint, "classifier", tensors)
+            return
+        found = checkpoints.load_tensors(checkpoint, "classifier")
+        state = {name.removeprefix("tail.state."): t for name, t in found.items() if name.startswith("tail.state.")}
+        wide = LabelLayer(found["tail.weight"], found["tail.bias"], found["tail.index"], tail.group_size, 0, state)
+        narrow_layer(wide, tail.fan_in, self.config.classifier.optimizer)
+        found |= {f"tail.{name}": tensor for name, tensor in wide.tensors().items()}
+        for name, tensor in tensors.items():
+            tensor.copy_(found[name])
 
 
 def memory_bytes(device: torch.device) -> int:

@@ -186,6 +186,23 @@ def test_confirming_a_plan_changes_nothing_after_the_checkpoint_is_loaded(tiny_f
     assert "one worst-case step and evaluation" in (confirmed / "log.txt").read_text()
 
 
+@pytest.mark.parametrize("optimizer", ["rowwise", "adamw8bit"])
+def test_a_lowered_fan_in_lasts_over_a_stop_also_with_an_older_checkpoint(tiny_flags, tmp_path, monkeypatch, optimizer):
+    flags = [*tiny_flags, *TRAINABLE, "--allow-lower-fan-in", "--fan-in", "24", "--set", "training.micro_batch=1"]
+    flags += ["--set", f"classifier.optimizer={optimizer}", "--set", "encoder.checkpointing=every_1"]
+    flags += ["--set", "checkpoint.every_minutes=0", "--max-steps", "6"]
+    limit = LimitedMemory(monkeypatch, rows=0, passes=1200)  # in the fourth step
+    monkeypatch.setattr("engine.training.recovery.MOST_NOTCHES", 1)
+    assert main(["train", *flags, "--output", str(tmp_path)]) == 4
+    (run,) = tmp_path.iterdir()
+    assert list((run / "checkpoints").glob("step_3/manifest.json"))  # with the larger fan-in
+    assert json.loads((run / "plan.json").read_text())["fan_in"] == 16
+    limit.rows = 100
+    assert main(["train", "--resume", str(run)]) == 0
+    assert json.loads((run / "result.json").read_text())["fan_in"] == 16
+    assert main(["predict", str(run), "open the file"]) == 0
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("optimizer", ["rowwise", "adamw8bit"])
 def test_a_narrower_layer_keeps_the_strongest_connections(dtype, optimizer):

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import json
+import sys
 from collections.abc import Callable
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from engine.errors import EnvironmentProblem
 
 FORMATS = ("csv", "tsv", "jsonl", "parquet", "xmc-json", "aalto", "xmc-text", "pecos")
 
@@ -33,6 +37,23 @@ def add_data(commands: Any, add_command: Callable[..., argparse.ArgumentParser])
     demo = add_command(data, "demo", "make the built-in corpus: Python API finder", demo_command)
     demo.add_argument("--output", type=Path, required=True, metavar="DIR", help="the dataset directory to make")
     demo.add_argument("--scope", default="stdlib", choices=("stdlib", "installed"), help="whose docstrings (stdlib)")
+    look = add_command(data, "inspect", "what is in a dataset, and what may be wrong with it", inspect_command)
+    look.add_argument("dataset", type=Path, metavar="DIR", help="dataset directory")
+    look.add_argument("--samples", type=int, default=3, metavar="N", help="rows shown of each split (3)")
+    look.add_argument("--propensity", type=propensity, default=(0.55, 1.5), metavar="A,B", help="(0.55,1.5)")
+    look.add_argument("--output", type=Path, metavar="DIR", help="write the report and, with matplotlib, plots")
+    look.add_argument("--json", action="store_true", help="print the report as JSON")
+
+
+def propensity(text: str) -> tuple[float, float]:
+    """Two numbers with a comma between them, for argparse."""
+    try:
+        a, b = map(float, text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not two numbers such as 0.6,2.6 (Amazon)") from None
+    if not (0 <= a <= 10 and 0 <= b <= 1e6):
+        raise argparse.ArgumentTypeError(f"{text!r} is no propensity model, such as 0.6,2.6 (Amazon)")
+    return a, b
 
 
 def fraction(text: str) -> float:
@@ -97,6 +118,25 @@ def _print_decisions(details: dict[str, Any], found_delimiter: bool) -> None:
         print(f"{details['repeated_labels']:,} labels stood twice in a row and count once")
     if "not_read" in details:
         print(f"not read: {', '.join(details['not_read'])}")
+
+
+def inspect_command(options: argparse.Namespace) -> None:
+    """Prints what is in a dataset; with --output also writes it."""
+    from engine.data.inspection import inspect
+    from engine.data.inspection_report import format_report, save_plots
+    from engine.data.store import Dataset
+
+    report = inspect(Dataset.open(options.dataset), max(options.samples, 0), *options.propensity)
+    text, content = format_report(report), json.dumps(report, ensure_ascii=False)
+    print(content if options.json else text)
+    if options.output:
+        options.output.mkdir(parents=True, exist_ok=True)
+        (options.output / "inspection.json").write_text(content + "\n", encoding="utf-8")
+        (options.output / "inspection.txt").write_text(text + "\n", encoding="utf-8")
+        try:
+            save_plots(report, options.output)
+        except EnvironmentProblem as problem:
+            print(f"engine: {problem}", file=sys.stderr)
 
 
 def demo_command(options: argparse.Namespace) -> None:

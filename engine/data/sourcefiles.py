@@ -17,6 +17,7 @@ MAX_FILE_BYTES = 1 << 40  # decompressed
 MAX_RATIO = 200  # decompressed over compressed; text rarely passes 20
 _RATIO_GRACE_BYTES = 64 << 20  # less than this is harmless at any ratio
 _REPORT_BYTES = 1 << 20
+_BUFFER_BYTES = 1 << 18
 
 
 class ProgressMeter:
@@ -46,7 +47,7 @@ def read_lines(file: Path, meter: ProgressMeter, problems: Problems) -> Iterator
     Raises DataError with `file:line` for a damaged or truncated archive and one that grows beyond all measure when
     decompressed.
     """
-    with open(file, "rb") as raw:
+    with open(file, "rb", buffering=_BUFFER_BYTES) as raw:
         stream: IO[bytes] = gzip.GzipFile(fileobj=raw, mode="rb") if file.suffix == ".gz" else raw
         number = size = 0
         due = _REPORT_BYTES

@@ -64,7 +64,7 @@ def read_csv(file: Path, columns: TableColumns, meter: ProgressMeter, problems: 
     limit = csv.field_size_limit(MAX_LINE_BYTES)  # of the whole process: put back at the end
     try:
         next(reader)
-        begin = end = lines.number
+        end = lines.number
         while True:
             begin = end + 1
             try:
@@ -74,7 +74,8 @@ def read_csv(file: Path, columns: TableColumns, meter: ProgressMeter, problems: 
             except csv.Error as error:
                 end = lines.number
                 reach = f", which reaches to line {end}" if end > begin else ""
-                problems.add("malformed row", f"{file}:{begin}", f"malformed row ({error}){reach}")
+                what = str(error).split(" - ")[0]
+                problems.add("malformed row", f"{file}:{begin}", f"malformed row ({what}){reach}")
                 lines.whole = True
                 continue
             end = lines.number

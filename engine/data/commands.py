@@ -97,7 +97,7 @@ def import_command(options: argparse.Namespace) -> None:
         )
     _print_decisions(dataset.meta["details"], options.delimiter is None)
     if problems.kinds:
-        print(f"{sum(problems.counts().values()):,} rows were left out, all in {dataset.path / REPORT}:")
+        print(f"rows left out: {sum(problems.counts().values()):,}, all listed in {dataset.path / REPORT}")
         for kind, found in problems.kinds.items():
             print(f"  {found.count:,} x {kind}, first {found.first}")
     _print_dataset(dataset)
@@ -116,6 +116,8 @@ def _print_decisions(details: dict[str, Any], found_delimiter: bool) -> None:
         print("no file with label names: labels are called by their numbers")
     if details.get("repeated_labels"):
         print(f"{details['repeated_labels']:,} labels stood twice in a row and count once")
+    if pairs := details.get("filter_pairs"):
+        print("reciprocal filters: " + ", ".join(f"{count:,} pairs of {split}" for split, count in pairs.items()))
     if "not_read" in details:
         print(f"not read: {', '.join(details['not_read'])}")
 

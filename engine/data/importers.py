@@ -4,12 +4,16 @@ The layouts are classes of their own: `engine.data.tables`, `engine.data.xmc_jso
 """
 
 import hashlib
+from array import array
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from engine.data.filters import filter_sets, read_pairs
 from engine.data.layouts import Layout
 from engine.data.manifest import file_digest
 from engine.data.problems import REPORT, Problems
@@ -22,6 +26,7 @@ from engine.data.xmc_json import XmcJson
 from engine.errors import DataError
 
 HELD_OUT = 0.1  # of the texts, where there is no test file
+_HASHED = 256  # characters of each end of a text that decide about it
 ACCEPTED = (
     "one .csv, .tsv, .jsonl or .parquet file, a folder with train.* and optionally test.* of these, or a folder with"
     " trn.json and lbl.json (xmc-json), train_raw_texts.txt and train_labels.txt (aalto), trn_X_Y.txt and trn_X.txt"
@@ -72,10 +77,13 @@ def import_dataset(
     ):
         digests = {file.name: hasher.submit(file_digest, file) for file in layout.reads}
         problems.report_in(writer.folder)
-        repeated = sum(_add_rows(layout, split, writer, meter, problems, held_out) for split in layout.splits)
+        kept = {split: array("q") for split in ("train", "test")} if layout.filters else None
+        repeated = sum(_add_rows(layout, split, writer, meter, problems, held_out, kept) for split in layout.splits)
         if not writer.instances("train"):
             raise DataError(_nothing(source, writer, problems))
         details: dict[str, Any] = {"format": layout.format, **layout.details(), "repeated_labels": repeated}
+        if kept:
+            details["filter_pairs"] = _add_filters(layout, kept, writer, meter, problems)
         if held_out:
             details |= {"test_fraction": test_fraction, "seed": seed}
         if problems.kinds:
@@ -105,6 +113,8 @@ def held_out_rule(fraction: float, seed: int) -> Callable[[str], bool]:
     salt, border = seed.to_bytes(8, "little"), fraction * 2**64
 
     def is_held_out(text: str) -> bool:
+        if len(text) > 2 * _HASHED:
+            text = f"{len(text)} {text[:_HASHED]}{text[-_HASHED:]}"
         digest = hashlib.blake2b(text.encode(), digest_size=8, salt=salt).digest()
         return int.from_bytes(digest, "little") < border
 
@@ -118,8 +128,12 @@ def _add_rows(
     meter: ProgressMeter,
     problems: Problems,
     is_held_out: Callable[[str], bool] | None,
+    kept: dict[str, array] | None,
 ) -> int:
-    """Adds the rows of a split. Returns how many labels stood twice in a row."""
+    """Adds the rows of a split. Returns how many labels stood twice in a row.
+
+    kept: where given, gets the row in the source, from 0, of each instance.
+    """
     repeated = 0
     for line, uid, text, labels in layout.rows(split, meter, problems):
         try:
@@ -131,7 +145,24 @@ def _add_rows(
         repeated += len(labels) - len(ids)
         side = "test" if is_held_out and is_held_out(text) else split
         writer.append(side, uid, text, size, ids)
+        if kept is not None:
+            kept[side].append(line - 1)
     return repeated
+
+
+def _add_filters(
+    layout: Layout, kept: dict[str, array], writer: DatasetWriter, meter: ProgressMeter, problems: Problems
+) -> dict[str, int]:
+    """Adds the reciprocal filters, a held-out test set's from the file of the training set. Returns their sizes."""
+    sizes = {}
+    for source, file in layout.filters.items():
+        rows, labels = read_pairs(file, layout.label_ids, meter, problems)
+        for side in ("train", "test") if len(layout.splits) == 1 else (source,):
+            if writer.instances(side):
+                sets = filter_sets(rows, labels, np.frombuffer(kept[side], np.int64))
+                writer.add_filter(side, sets)
+                sizes[side] = len(sets.ids)
+    return sizes
 
 
 def _nothing(source: Path, writer: DatasetWriter, problems: Problems) -> str:

@@ -4,8 +4,9 @@ Every layout is a class of its own, in a module of its own; `engine.data.importe
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from engine.data.problems import Problems
@@ -20,12 +21,14 @@ class Layout(ABC):
     """The files of one source.
 
     format: as the command line names it.  splits: the file of "train" and perhaps "test" that errors name.
-    reads: every file that is read, in that order, as often as it is.
+    reads: every file that is read, in that order, as often as it is.  filters: reciprocal filters by split; a row of
+    theirs is the line of the instance, from 0.
     """
 
     format: str
     splits: dict[str, Path]
     reads: list[Path]
+    filters: Mapping[str, Path] = MappingProxyType({})
 
     @abstractmethod
     def rows(self, split: str, meter: ProgressMeter, problems: Problems) -> Iterator[Row]:

@@ -15,6 +15,7 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
+from engine.data.filters import find_filters
 from engine.data.layouts import LabelNames, LabelTable, Layout, Row, ids_in_range
 from engine.data.npz_csr import NpzCsr
 from engine.data.problems import Problems
@@ -68,7 +69,9 @@ class AlignedText(Layout):
     def __init__(self, source: Path, splits: dict[str, Path], targets: dict[str, Path]):
         self.splits = splits
         self.targets = targets
+        self.filters = find_filters(source, splits)
         self.reads = [file for split in splits for file in (splits[split], targets[split])]
+        self.reads += self.filters.values()
 
     @abstractmethod
     def labels(self, split: str, meter: ProgressMeter, problems: Problems) -> Iterator[list | None]:

@@ -3,6 +3,7 @@
     dataset.json                             name, counts, schema version, sources, size and sha256 of every file
     train.parquet, test.parquet              uid, text
     train_offsets.npy, train_ids.npy, ...    label sets as CSR: int64 offsets [N + 1], int32 label ids [nnz]
+    test_filter_offsets.npy, ...             labels that are no predictions of an instance, where there are any
     labels.parquet                           name, text (or null), train_frequency; row l is label l
     cache/                                   whatever can be computed again
 
@@ -12,7 +13,7 @@ A `Dataset` reads one, a `DatasetWriter` makes one.
 import errno
 import json
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -33,6 +34,7 @@ from engine.data.manifest import (
     SPLITS,
     check_file,
     file_digest,
+    filter_files,
     open_parquet,
     open_vector,
     read_manifest,
@@ -52,12 +54,14 @@ class Split:
     """One side of a dataset: N texts with their label sets. Texts stay on disk.
 
     digest: sha256 of the parquet file; whatever is derived from the texts is keyed by it.
+    filter: labels to take out of an instance's predictions before hits are counted, where the source has such pairs.
     """
 
     name: str
     labels: LabelSets
     path: Path
     digest: str
+    filter: LabelSets | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -121,8 +125,10 @@ class Dataset:
         splits = {name: _open_split(path, name, meta) for name in SPLITS if name in meta["splits"]}
         if verify:
             for split in splits.values():
-                if problem := split.labels.problem(meta["n_labels"]):
-                    raise DataError(f"{path / split_files(split.name)[2]}: {problem}; {AGAIN}")
+                checked = [(split_files(split.name)[2], split.labels), (filter_files(split.name)[1], split.filter)]
+                for name, sets in checked:
+                    if problem := sets and sets.problem(meta["n_labels"]):
+                        raise DataError(f"{path / name}: {problem}; {AGAIN}")
         return cls(path, meta["name"], meta["n_labels"], splits["train"], splits.get("test"), meta, digest)
 
     @property
@@ -154,15 +160,23 @@ class Dataset:
 
 
 def _open_split(path: Path, name: str, meta: dict) -> Split:
-    texts, offsets, ids = split_files(name)
-    labels = LabelSets(open_vector(path / offsets, np.int64), open_vector(path / ids, np.int32))
+    texts, *vectors = split_files(name)
     n = meta["splits"][name]["instances"]
-    if len(labels) != n or labels.offsets[0] != 0 or labels.offsets[-1] != len(labels.ids):
-        raise DataError(f"{path / offsets}: does not describe {n} label sets over {len(labels.ids)} ids; {AGAIN}")
+    labels = _open_sets(path, vectors, n)
     with open_parquet(path / texts) as file:
         if file.metadata.num_rows != n:
             raise DataError(f"{path / texts}: {file.metadata.num_rows} texts for {n} label sets; {AGAIN}")
-    return Split(name, labels, path / texts, meta["files"][texts]["sha256"])
+    filtered = set(filter_files(name)) <= set(meta["files"])
+    filter = _open_sets(path, filter_files(name), n) if filtered else None
+    return Split(name, labels, path / texts, meta["files"][texts]["sha256"], filter)
+
+
+def _open_sets(path: Path, files: Sequence[str], n: int) -> LabelSets:
+    offsets, ids = files
+    sets = LabelSets(open_vector(path / offsets, np.int64), open_vector(path / ids, np.int32))
+    if len(sets) != n or sets.offsets[0] != 0 or sets.offsets[-1] != len(sets.ids):
+        raise DataError(f"{path / offsets}: does not describe {n} label sets over {len(sets.ids)} ids; {AGAIN}")
+    return sets
 
 
 class InstanceError(DataError):
@@ -210,6 +224,7 @@ class DatasetWriter:
         self.sources = dict(sources)
         self.overwrite = overwrite
         self._splits: dict[str, SplitWriter] = {}
+        self._more_files: list[str] = []
         self._tmp: Path | None = None
 
     def __enter__(self) -> Self:
@@ -255,6 +270,13 @@ class DatasetWriter:
             writer = self._splits[split] = SplitWriter(self._tmp, split)
         writer.add(uid, text, size, ids)
 
+    def add_filter(self, split: str, sets: LabelSets) -> None:
+        """Stores the labels that are no predictions of each instance of `split`; see `Split.filter`."""
+        assert len(sets) == self.instances(split)
+        for name, values in zip(filter_files(split), (sets.offsets, sets.ids), strict=True):
+            np.save(self.folder / name, values)
+            self._more_files.append(name)
+
     @property
     def folder(self) -> Path:
         """Where the files are until `finish` moves them; what else is put there becomes part of the dataset."""
@@ -289,7 +311,7 @@ class DatasetWriter:
                 raise DataError(
                     f"{self.path}: {split.name} has label id {split.max_id}, but there are {n_labels} names"
                 )
-        names = [LABELS_FILE, *(file for split in self._splits for file in split_files(split))]
+        names = [LABELS_FILE, *(file for split in self._splits for file in split_files(split)), *self._more_files]
         with ThreadPoolExecutor(2) as pool:
             digests = list(pool.map(file_digest, [self._tmp / n for n in names]))
         files = {

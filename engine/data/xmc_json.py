@@ -2,12 +2,14 @@
 
 One object a line: `uid`, `title`, `content`, `target_ind` (label ids), `target_rel` in `trn.json` and `tst.json`;
 `uid`, `title` and perhaps `content` in `lbl.json`, whose n-th line is label n. A text is the title and the content.
+`filter_labels_train.txt` and `filter_labels_test.txt` hold reciprocal filters (`engine.data.filters`).
 """
 
 from collections.abc import Iterator
 from itertools import tee
 from pathlib import Path
 
+from engine.data.filters import find_filters
 from engine.data.layouts import LabelTable, Layout, Row, ids_in_range
 from engine.data.problems import Problems
 from engine.data.sourcefiles import ProgressMeter, find_file, read_objects
@@ -29,11 +31,13 @@ class XmcJson(Layout):
         labels = find_file(source, ["lbl.json"])
         if labels is None:
             raise DataError(f"{source}: no lbl.json or lbl.json.gz beside {found['train'].name}; it names the labels")
-        return cls({split: file for split, file in found.items() if file}, labels)
+        splits = {split: file for split, file in found.items() if file}
+        return cls(splits, labels, find_filters(source, splits))
 
-    def __init__(self, splits: dict[str, Path], labels: Path):
+    def __init__(self, splits: dict[str, Path], labels: Path, filters: dict[str, Path]):
         self.splits = splits
-        self.reads = [labels, *splits.values(), labels]
+        self.filters = filters
+        self.reads = [labels, *splits.values(), *filters.values(), labels]
         self._labels = labels
         self._n_labels = -1
 

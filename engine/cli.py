@@ -19,6 +19,7 @@ from typing import Any
 
 from engine.bench.commands import add_bench
 from engine.config import KEYS, RunConfig, parse_assignment, resolve
+from engine.data.commands import add_data
 from engine.errors import ConfigError, DataError, EngineError
 from engine.planning.commands import add_plan
 from engine.planning.doctor_command import add_doctor
@@ -127,19 +128,6 @@ def build_parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
     evaluate.add_argument("--json", action="store_true")
 
-    data = commands.add_parser("data", help="make datasets").add_subparsers(required=True, metavar="ACTION")
-    load = _command(data, "import", "make a dataset directory from files", import_command)
-    load.add_argument("source", type=Path, help="folder or file: XMC-repository JSON, .csv or .jsonl")
-    load.add_argument("--output", type=Path, required=True, metavar="DIR", help="the dataset directory to make")
-    load.add_argument("--name", help="name of the dataset (default: the source's)")
-    load.add_argument("--text-column", default="text", help="of .csv and .jsonl (text)")
-    load.add_argument("--labels-column", default="labels", help="of .csv and .jsonl (labels)")
-    load.add_argument("--delimiter", default=";", help="between labels in one field (;)")
-    load.add_argument("--overwrite", action="store_true", help="replace the dataset that is there")
-    demo = _command(data, "demo", "make the built-in corpus: Python API finder", demo_command)
-    demo.add_argument("--output", type=Path, required=True, metavar="DIR", help="the dataset directory to make")
-    demo.add_argument("--scope", default="stdlib", choices=("stdlib", "installed"), help="whose docstrings (stdlib)")
-
     runs = commands.add_parser("runs", help="list, show and stop runs").add_subparsers(required=True, metavar="ACTION")
     listing = _command(runs, "list", "all runs, newest first", list_command)
     listing.add_argument("--runs", type=Path, default=Path("runs"), metavar="DIR", help="folder of the runs (runs)")
@@ -149,6 +137,7 @@ def build_parser() -> argparse.ArgumentParser:
     show.add_argument("--json", action="store_true")
     stop = _command(runs, "stop", "ask a run to save itself and stop", stop_command)
     stop.add_argument("run_path", metavar="RUN", type=Path)
+    add_data(commands, _command)
     add_doctor(commands, _command)
     add_bench(commands, _command)
     return parser
@@ -316,48 +305,6 @@ def evaluate_command(options: argparse.Namespace) -> None:
         _print_json(metrics)
     else:
         print(format_table({"this model": metrics}))
-
-
-def import_command(options: argparse.Namespace) -> None:
-    from engine.data.importers import import_dataset
-    from engine.data.tables import TableColumns
-    from engine.progress import bar
-
-    with bar("importing", "bytes") as shown:
-
-        def progress(done: int, total: int) -> None:
-            shown.total = total
-            shown.update(done - shown.n)
-
-        dataset = import_dataset(
-            options.source,
-            options.output,
-            name=options.name,
-            overwrite=options.overwrite,
-            columns=TableColumns(text=options.text_column, labels=options.labels_column, delimiter=options.delimiter),
-            progress=progress,
-        )
-    _print_dataset(dataset)
-
-
-def demo_command(options: argparse.Namespace) -> None:
-    from engine.data.python_api import ensure_python_api
-    from engine.progress import bar
-
-    with bar("collecting", "files") as shown:
-
-        def progress(done: int, total: int) -> None:
-            shown.total = total
-            shown.update(done - shown.n)
-
-        dataset = ensure_python_api(options.output, options.scope, progress=progress)
-    _print_dataset(dataset)
-
-
-def _print_dataset(dataset: Any) -> None:
-    test = f", {len(dataset.test):,} test texts" if dataset.test is not None else ", no test split"
-    print(f"{dataset.path}: {len(dataset.train):,} training texts{test}, {dataset.n_labels:,} labels")
-    print(f"Train on it:\n  engine train --data {dataset.path}")
 
 
 def list_command(options: argparse.Namespace) -> None:

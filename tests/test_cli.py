@@ -38,8 +38,10 @@ def test_surface_changes_only_on_purpose():
         "engine predict": ["--column", "--debug", "--device", "--input", "--json", "--top", "model", "texts"],
         "engine evaluate": ["--data", "--debug", "--device", "--json", "--k", "--split", "model"],
         "engine data import": sorted(
-            "--debug --delimiter --labels-column --name --output --overwrite --text-column source".split()
+            "--debug --delimiter --format --labels-column --name --output --overwrite --seed --strict --test-fraction "
+            "--text-column source".split()
         ),
+        "engine data inspect": sorted("--debug --json --output --propensity --samples dataset".split()),
         "engine data demo": ["--debug", "--output", "--scope"],
         "engine bench head": sorted(
             "--backend --batch --debug --deterministic --device --dtype --fan-in --group-size --head-fraction --json "
@@ -327,3 +329,37 @@ def test_what_cannot_work_is_refused_before_there_is_a_run(tiny_flags, tmp_path,
     assert not (tmp_path / "runs").exists()
     (tmp_path / "file").write_text("")
     assert "run.output" in fails(capsys, 2, "train", *tiny_flags, "--output", str(tmp_path / "file"))
+
+
+def test_import_says_what_it_decided_and_left_out(tmp_path, capsys):
+    file = tmp_path / "mine.csv"
+    file.write_text("title,body,tags\n" + "".join(f"Title {i},body,a;b\n" for i in range(100)) + ",,a\nshort\n")
+    flags = ["--text-column", "title,body", "--labels-column", "tags", "--test-fraction", "0.2"]
+    assert main(["data", "import", str(file), "--output", str(tmp_path / "out"), *flags]) == 0
+    out = capsys.readouterr().out
+    for expected in (
+        "format csv",
+        "between labels, as found in the first rows: ';' (--delimiter changes it)",
+        "20.0% of the texts are held out",
+        "rows left out: 2, all listed in ",
+        f"1 x empty text, first {file}:102: empty text",
+        f"1 x wrong number of cells, first {file}:103: 1 cells, but the header has 3",
+        "2 labels",
+        f"engine train --data {tmp_path / 'out'}",
+    ):
+        assert expected in out
+    error = fails(capsys, 3, "data", "import", str(file), "--output", str(tmp_path / "strict"), "--strict", *flags)
+    assert f"{file}:102: empty text" in error
+    assert not (tmp_path / "strict").exists()
+
+
+def test_import_names_the_columns_it_found(tmp_path, capsys):
+    (tmp_path / "mine.csv").write_text("body,tags\nx,y\n")
+    error = fails(capsys, 3, "data", "import", str(tmp_path / "mine.csv"), "--output", str(tmp_path / "out"))
+    assert "mine.csv:1: no column 'text'; found 'body', 'tags'; name the columns with --text-column" in error
+
+
+def test_formats_of_the_command_are_those_that_are_read():
+    from engine.data import commands, importers
+
+    assert commands.FORMATS == importers.FORMATS

@@ -1,23 +1,39 @@
-"""Turns the files people have into a dataset directory.
+"""Turns the files people have into a dataset directory: recognises the layout, checks every row, holds out a test set.
 
-Understood are the JSON lines of the extreme classification repository (`trn.json`, `tst.json`, `lbl.json`) and
-tables with a text and a labels column (`.csv`, `.tsv`, `.jsonl`; see `engine.data.tables`), all optionally `.gz`.
+The layouts are classes of their own: `engine.data.tables`, `engine.data.xmc_json`, `engine.data.raw_text`.
 """
 
-from collections.abc import Iterator
-from itertools import tee
+import hashlib
+from array import array
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+
+from engine.data.filters import filter_sets, read_pairs
+from engine.data.layouts import Layout
 from engine.data.manifest import file_digest
-from engine.data.sourcefiles import Progress, ProgressMeter, read_objects
-from engine.data.store import Dataset, DatasetWriter
-from engine.data.tables import TableColumns, find_tables, import_tables
+from engine.data.problems import REPORT, Problems
+from engine.data.raw_text import Aalto, Pecos, XmcText
+from engine.data.sourcefiles import Progress, ProgressMeter
+from engine.data.store import Dataset, DatasetWriter, InstanceError, text_bytes
+from engine.data.table_readers import TableColumns
+from engine.data.tables import READERS, Tables
+from engine.data.xmc_json import XmcJson
 from engine.errors import DataError
 
+HELD_OUT = 0.1  # of the texts, where there is no test file
+_HASHED = 256  # characters of each end of a text that decide about it
 ACCEPTED = (
-    "a folder with trn.json, lbl.json and optionally tst.json (extreme classification repository), a folder with"
-    " train.csv (or .tsv, .jsonl) and optionally test.csv, or one .csv, .tsv or .jsonl file; each may end in .gz"
+    "one .csv, .tsv, .jsonl or .parquet file, a folder with train.* and optionally test.* of these, or a folder with"
+    " trn.json and lbl.json (xmc-json), train_raw_texts.txt and train_labels.txt (aalto), trn_X_Y.txt and trn_X.txt"
+    " (xmc-text), X.trn.txt and Y.trn.npz (pecos); all but .parquet and .npz may end in .gz"
 )
+FOLDERS = {layout.format: layout for layout in (XmcJson, Aalto, XmcText, Pecos)}
+FORMATS = (*READERS, *FOLDERS)
 
 
 def import_dataset(
@@ -25,114 +41,134 @@ def import_dataset(
     output: Path | str,
     *,
     name: str | None = None,
+    format: str | None = None,
     columns: TableColumns | None = None,
+    test_fraction: float = HELD_OUT,
+    seed: int = 0,
     overwrite: bool = False,
+    problems: Problems | None = None,
     progress: Progress | None = None,
 ) -> Dataset:
     """Imports `source`, a file or folder in any layout that is understood, into the dataset directory `output`.
 
     name: of the dataset; by default that of the source.
+    format: one of FORMATS, where the names of the files do not say it.
     columns: which columns of a table hold what.
+    test_fraction, seed: how much is held out for testing where there is no test file, in [0, 1), and which texts;
+        equal texts never stand on both sides.
+    problems: collects the rows that are left out, or refuses them all (`Problems(strict=True)`). They are also listed
+        in the file `import-problems.jsonl` of the dataset.
     progress: called with (bytes read, bytes in all).
 
-    Raises DataError when the layout is unknown (naming what is accepted and what was found), and for whatever is
-    wrong inside the files, with file:line; ConfigError when `output` is taken and `overwrite` is false.
+    `meta["details"]` of the result says what was decided, and counts the problems by kind. Raises DataError when the
+    layout is unknown (naming what is accepted and what was found), when no row could be imported, and for a file that
+    is damaged or does not fit the others; ConfigError when `output` is taken and `overwrite` is false.
     """
     source = Path(source)
+    layout = find_layout(source, format, columns or TableColumns())
+    name = name or (source.name.split(".")[0] if source.is_file() else source.resolve().name)
+    problems = problems or Problems()
+    meter = ProgressMeter(progress, layout.reads)
+    held_out = held_out_rule(test_fraction, seed) if "test" not in layout.splits and test_fraction else None
+    with (
+        ThreadPoolExecutor(1) as hasher,
+        DatasetWriter(output, name, {}, overwrite) as writer,
+        closing(problems),
+    ):
+        digests = {file.name: hasher.submit(file_digest, file) for file in layout.reads}
+        problems.report_in(writer.folder)
+        kept = {split: array("q") for split in ("train", "test")} if layout.filters else None
+        repeated = sum(_add_rows(layout, split, writer, meter, problems, held_out, kept) for split in layout.splits)
+        if not writer.instances("train"):
+            raise DataError(_nothing(source, writer, problems))
+        details: dict[str, Any] = {"format": layout.format, **layout.details(), "repeated_labels": repeated}
+        if kept:
+            details["filter_pairs"] = _add_filters(layout, kept, writer, meter, problems)
+        if held_out:
+            details |= {"test_fraction": test_fraction, "seed": seed}
+        if problems.kinds:
+            details |= {"problems": problems.counts(), "report": REPORT}
+        problems.close()
+        writer.sources = {file: f"sha256:{digest.result()}" for file, digest in digests.items()}
+        return writer.finish(*layout.label_table(meter), details=details)
+
+
+def find_layout(source: Path, format: str | None, columns: TableColumns) -> Layout:
+    """The layout of `source`. Raises DataError when there is none, or not that of `format`."""
     if not source.exists():
         raise DataError(f"{source}: no such file or folder; give {ACCEPTED}")
-    if find_xmc_file(source, "trn"):
-        return import_xmc_json(source, Path(output), name=name, overwrite=overwrite, progress=progress)
-    if tables := find_tables(source):
-        name = name or source.name.split(".")[0]
-        return import_tables(tables, output, name, columns or TableColumns(), overwrite=overwrite, progress=progress)
-    found = sorted(entry.name for entry in source.iterdir())[:12] if source.is_dir() else [source.name]
-    raise DataError(f"{source}: unknown layout; accepted: {ACCEPTED}; found: {', '.join(found) or 'nothing'}")
+    candidates = [FOLDERS[format]] if format in FOLDERS else [] if format else FOLDERS.values()
+    layout = next(filter(None, (candidate.find(source) for candidate in candidates)), None)
+    if layout is None and format not in FOLDERS:
+        layout = Tables.find(source, columns, format)
+    if layout is None:
+        found = sorted(entry.name for entry in source.iterdir())[:12] if source.is_dir() else [source.name]
+        wanted = f"not in the format {format}" if format else "unknown layout"
+        raise DataError(f"{source}: {wanted}; accepted: {ACCEPTED}; found: {', '.join(found) or 'nothing'}")
+    return layout
 
 
-def import_xmc_json(
-    source: Path | str,
-    output: Path | str,
-    *,
-    name: str | None = None,
-    overwrite: bool = False,
-    progress: Progress | None = None,
-) -> Dataset:
-    """Imports a folder in the layout of the extreme classification repository. Streams; arguments as above.
+def held_out_rule(fraction: float, seed: int) -> Callable[[str], bool]:
+    """A function that says whether a text is held out: by its hash, so that equal texts are or are not."""
+    salt, border = seed.to_bytes(8, "little"), fraction * 2**64
 
-    One JSON object a line: `uid`, `title`, `content`, `target_ind` (label ids), `target_rel` in `trn.json` and
-    `tst.json`; `uid`, `title` and perhaps `content` in `lbl.json`, whose n-th line is label n. A text is the title
-    and the content.
+    def is_held_out(text: str) -> bool:
+        if len(text) > 2 * _HASHED:
+            text = f"{len(text)} {text[:_HASHED]}{text[-_HASHED:]}"
+        digest = hashlib.blake2b(text.encode(), digest_size=8, salt=salt).digest()
+        return int.from_bytes(digest, "little") < border
+
+    return is_held_out
+
+
+def _add_rows(
+    layout: Layout,
+    split: str,
+    writer: DatasetWriter,
+    meter: ProgressMeter,
+    problems: Problems,
+    is_held_out: Callable[[str], bool] | None,
+    kept: dict[str, array] | None,
+) -> int:
+    """Adds the rows of a split. Returns how many labels stood twice in a row.
+
+    kept: where given, gets the row in the source, from 0, of each instance.
     """
-    source = Path(source)
-    found = {part: find_xmc_file(source, part) for part in ("trn", "tst", "lbl")}
-    for part in ("trn", "lbl"):
-        if found[part] is None:
-            raise DataError(f"{source}: no {part}.json or {part}.json.gz; give {ACCEPTED}")
-    files = [file for file in found.values() if file is not None]
-    # The labels are read twice, once only to count them: there can be too many to keep.
-    meter = ProgressMeter(progress, [*files, found["lbl"]])
-    sources = {file.name: f"sha256:{file_digest(file)}" for file in files}
-    with DatasetWriter(output, name or source.resolve().name, sources, overwrite) as writer:
-        n_labels = sum(1 for _ in read_objects(found["lbl"], meter))
-        for split, file in (("train", found["trn"]), ("test", found["tst"])):
-            if file is not None:
-                for where, uid, text, ids in _read_instances(file, n_labels, meter):
-                    writer.add(split, uid, text, ids, where)
-        # `finish` takes turns between names and texts, so little waits in between.
-        labels, again = tee(_read_labels(found["lbl"], meter))
-        return writer.finish((name for name, _ in labels), (text for _, text in again))
+    repeated = 0
+    for line, uid, text, labels in layout.rows(split, meter, problems):
+        try:
+            size = text_bytes(uid, text)
+            ids = layout.label_ids(labels)
+        except InstanceError as error:
+            problems.add(error.kind, layout.place(split, line), str(error))
+            continue
+        repeated += len(labels) - len(ids)
+        side = "test" if is_held_out and is_held_out(text) else split
+        writer.append(side, uid, text, size, ids)
+        if kept is not None:
+            kept[side].append(line - 1)
+    return repeated
 
 
-def find_xmc_file(source: Path, part: str) -> Path | None:
-    """`part.json` or `part.json.gz` in the folder `source`, if there is one."""
-    candidates = (source / f"{part}.json", source / f"{part}.json.gz")
-    return next((file for file in candidates if file.is_file()), None)
+def _add_filters(
+    layout: Layout, kept: dict[str, array], writer: DatasetWriter, meter: ProgressMeter, problems: Problems
+) -> dict[str, int]:
+    """Adds the reciprocal filters, a held-out test set's from the file of the training set. Returns their sizes."""
+    sizes = {}
+    for source, file in layout.filters.items():
+        rows, labels = read_pairs(file, layout.label_ids, meter, problems)
+        for side in ("train", "test") if len(layout.splits) == 1 else (source,):
+            if writer.instances(side):
+                sets = filter_sets(rows, labels, np.frombuffer(kept[side], np.int64))
+                writer.add_filter(side, sets)
+                sizes[side] = len(sets.ids)
+    return sizes
 
 
-def _read_labels(file: Path, meter: ProgressMeter) -> Iterator[tuple[str, str | None]]:
-    """Name and text of every label. One without a content has no text of its own."""
-    for where, label in read_objects(file, meter):
-        title = _string(label, "title", where)
-        content = _string(label, "content", where)
-        yield title or _uid(label, where), join_texts(title, content) if content else None
-
-
-def _read_instances(file: Path, n_labels: int, meter: ProgressMeter) -> Iterator[tuple[str, str, str, list[int]]]:
-    """Instances as (place, uid, text, label ids)."""
-    for where, instance in read_objects(file, meter):
-        if "title" not in instance and "content" not in instance:
-            raise DataError(f"{where}: neither 'title' nor 'content'; found the keys {', '.join(instance) or 'none'}")
-        text = join_texts(_string(instance, "title", where), _string(instance, "content", where))
-        ids = instance.get("target_ind")
-        if not isinstance(ids, list) or not all(type(label) is int for label in ids):
-            problem = "is missing" if ids is None else "is not a list of whole numbers"
-            raise DataError(f"{where}: 'target_ind' {problem}")
-        relevances = instance.get("target_rel", ids)
-        if not isinstance(relevances, list) or len(relevances) != len(ids):
-            raise DataError(f"{where}: 'target_ind' and 'target_rel' are not lists of the same length")
-        for label in ids:
-            if not 0 <= label < n_labels:
-                raise DataError(f"{where}: label id {label} is outside 0..{n_labels - 1}, the lines of the label file")
-        yield where, _uid(instance, where), text, ids
-
-
-def _string(item: dict, key: str, where: str) -> str:
-    value = item.get(key) or ""
-    if not isinstance(value, str):
-        raise DataError(f"{where}: '{key}' is {type(value).__name__}, not a string")
-    return value.strip()
-
-
-def _uid(item: dict, where: str) -> str:
-    uid = item.get("uid")
-    if not isinstance(uid, str | int):
-        raise DataError(f"{where}: 'uid' is missing or not a string")
-    return str(uid)
-
-
-def join_texts(title: str, content: str) -> str:
-    """Title and content as one text: two sentences, whether or not the title ends like one."""
-    if not title or not content:
-        return title or content
-    return f"{title} {content}" if title[-1] in ".!?:;…" else f"{title}. {content}"
+def _nothing(source: Path, writer: DatasetWriter, problems: Problems) -> str:
+    """Why there is no train instance."""
+    if first := problems.first():
+        return f"{first} (of {sum(problems.counts().values()):,} problems the first; no row could be imported)"
+    if held_out := writer.instances("test"):
+        return f"{source}: all {held_out} texts were held out for testing; lower the test fraction, 0 holds out none"
+    return f"{source}: no train instances, so there is nothing to learn from"

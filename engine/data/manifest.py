@@ -25,6 +25,11 @@ def split_files(name: str) -> tuple[str, str, str]:
     return f"{name}.parquet", f"{name}_offsets.npy", f"{name}_ids.npy"
 
 
+def filter_files(name: str) -> tuple[str, str]:
+    """File names of a split's reciprocal filter: label offsets, label ids."""
+    return f"{name}_filter_offsets.npy", f"{name}_filter_ids.npy"
+
+
 def file_digest(file: Path) -> str:
     """sha256 of a file, as hexadecimal digits."""
     with open(file, "rb") as stream:

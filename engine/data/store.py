@@ -3,6 +3,7 @@
     dataset.json                             name, counts, schema version, sources, size and sha256 of every file
     train.parquet, test.parquet              uid, text
     train_offsets.npy, train_ids.npy, ...    label sets as CSR: int64 offsets [N + 1], int32 label ids [nnz]
+    test_filter_offsets.npy, ...             labels that are no predictions of an instance, where there are any
     labels.parquet                           name, text (or null), train_frequency; row l is label l
     cache/                                   whatever can be computed again
 
@@ -11,20 +12,19 @@ A `Dataset` reads one, a `DatasetWriter` makes one.
 
 import errno
 import json
-import os
-import secrets
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack, suppress
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 
-from engine.data.arrays import NpyAppender, open_npy
+from engine.data.arrays import open_npy
 from engine.data.label_sets import LabelSets
 from engine.data.manifest import (
     AGAIN,
@@ -34,16 +34,17 @@ from engine.data.manifest import (
     SPLITS,
     check_file,
     file_digest,
+    filter_files,
     open_parquet,
     open_vector,
     read_manifest,
     split_files,
 )
-from engine.errors import ConfigError, DataError, EnvironmentProblem
+from engine.data.output_folder import check_target, move_into_place, sibling, sweep
+from engine.data.split_writer import SplitWriter
+from engine.errors import DataError, EnvironmentProblem
 
 _READ_ROWS = 1024  # texts decoded at a time
-_WRITE_ROWS = 8192  # a row group is written when it has this many rows or
-_WRITE_BYTES = 8 << 20  # this much text
 _MAX_ID = 2**31 - 1
 _LABEL_ROWS = 1 << 16  # label names written at a time
 
@@ -53,12 +54,14 @@ class Split:
     """One side of a dataset: N texts with their label sets. Texts stay on disk.
 
     digest: sha256 of the parquet file; whatever is derived from the texts is keyed by it.
+    filter: labels to take out of an instance's predictions before hits are counted, where the source has such pairs.
     """
 
     name: str
     labels: LabelSets
     path: Path
     digest: str
+    filter: LabelSets | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -122,8 +125,10 @@ class Dataset:
         splits = {name: _open_split(path, name, meta) for name in SPLITS if name in meta["splits"]}
         if verify:
             for split in splits.values():
-                if problem := split.labels.problem(meta["n_labels"]):
-                    raise DataError(f"{path / split_files(split.name)[2]}: {problem}; {AGAIN}")
+                checked = [(split_files(split.name)[2], split.labels), (filter_files(split.name)[1], split.filter)]
+                for name, sets in checked:
+                    if problem := sets and sets.problem(meta["n_labels"]):
+                        raise DataError(f"{path / name}: {problem}; {AGAIN}")
         return cls(path, meta["name"], meta["n_labels"], splits["train"], splits.get("test"), meta, digest)
 
     @property
@@ -155,22 +160,56 @@ class Dataset:
 
 
 def _open_split(path: Path, name: str, meta: dict) -> Split:
-    texts, offsets, ids = split_files(name)
-    labels = LabelSets(open_vector(path / offsets, np.int64), open_vector(path / ids, np.int32))
+    texts, *vectors = split_files(name)
     n = meta["splits"][name]["instances"]
-    if len(labels) != n or labels.offsets[0] != 0 or labels.offsets[-1] != len(labels.ids):
-        raise DataError(f"{path / offsets}: does not describe {n} label sets over {len(labels.ids)} ids; {AGAIN}")
+    labels = _open_sets(path, vectors, n)
     with open_parquet(path / texts) as file:
         if file.metadata.num_rows != n:
             raise DataError(f"{path / texts}: {file.metadata.num_rows} texts for {n} label sets; {AGAIN}")
-    return Split(name, labels, path / texts, meta["files"][texts]["sha256"])
+    filtered = set(filter_files(name)) <= set(meta["files"])
+    filter = _open_sets(path, filter_files(name), n) if filtered else None
+    return Split(name, labels, path / texts, meta["files"][texts]["sha256"], filter)
+
+
+def _open_sets(path: Path, files: Sequence[str], n: int) -> LabelSets:
+    offsets, ids = files
+    sets = LabelSets(open_vector(path / offsets, np.int64), open_vector(path / ids, np.int32))
+    if len(sets) != n or sets.offsets[0] != 0 or sets.offsets[-1] != len(sets.ids):
+        raise DataError(f"{path / offsets}: does not describe {n} label sets over {len(sets.ids)} ids; {AGAIN}")
+    return sets
+
+
+class InstanceError(DataError):
+    """An instance that no dataset can hold. kind: a word or two, the same for all of the kind."""
+
+    def __init__(self, kind: str, what: str):
+        super().__init__(what)
+        self.kind = kind
+
+
+def text_bytes(uid: str, text: str) -> int:
+    """Bytes of an instance's identifier and text as UTF-8.
+
+    Raises InstanceError when the text is empty, or one of the two is no valid Unicode text.
+    """
+    if not text or text.isspace():
+        raise InstanceError("empty text", "empty text; remove the instance or give it a text")
+    try:
+        return len(text.encode()) + len(uid.encode())
+    except UnicodeEncodeError as error:
+        raise InstanceError(
+            "lone surrogate",
+            f"character {error.start} is a lone surrogate, which is not valid Unicode text; repair the text in its"
+            " source",
+        ) from None
 
 
 class DatasetWriter:
     """Makes a dataset directory. It appears at `path` when `finish` succeeds, complete, or not at all.
 
     Everything is written to a sibling folder that is renamed at the end. Leaving the `with` block in any other way
-    removes that folder. Texts are buffered up to a row group, label sets up to the same number of rows.
+    removes that folder, and the next writer to the same path removes what a killed process left. Texts are buffered
+    up to a row group, label sets up to the same number of rows.
 
     sources: where the data comes from (file or package name to digest or version); recorded in `dataset.json`.
     overwrite: replace a dataset that is already at `path`.
@@ -184,12 +223,14 @@ class DatasetWriter:
         self.name = name
         self.sources = dict(sources)
         self.overwrite = overwrite
-        self._splits: dict[str, _SplitWriter] = {}
+        self._splits: dict[str, SplitWriter] = {}
+        self._more_files: list[str] = []
         self._tmp: Path | None = None
 
     def __enter__(self) -> Self:
-        _check_target(self.path, self.overwrite)
-        self._tmp = _sibling(self.path)
+        sweep(self.path)
+        check_target(self.path, self.overwrite)
+        self._tmp = sibling(self.path, "tmp")
         self._tmp.mkdir(parents=True)
         return self
 
@@ -202,7 +243,7 @@ class DatasetWriter:
         if isinstance(error, OSError) and error.errno == errno.ENOSPC:
             raise EnvironmentProblem(f"{self.path}: no space left on the disk; nothing was kept") from error
 
-    def add(self, split: str, uid: str, text: str, label_ids: Sequence[int] | np.ndarray, where: str = "") -> None:
+    def add(self, split: str, uid: str, text: str, label_ids: Iterable[int], where: str = "") -> None:
         """Appends an instance to `split` ("train" or "test"). Label ids are sorted and stripped of duplicates.
 
         where: the place of the instance in its source ("file:line"), for the message of an error.
@@ -210,35 +251,51 @@ class DatasetWriter:
         Raises DataError when the text is empty or cannot be stored as UTF-8, or a label id is negative or above
         2**31 - 1.
         """
-        assert split in SPLITS
-        assert self._tmp is not None
-        if split not in self._splits:
-            self._splits[split] = _SplitWriter(self._tmp, split)
-        writer = self._splits[split]
-        where = where or f"{split} instance {writer.instances} (uid {uid!r})"
-        if not text.strip():
-            raise DataError(f"{where}: empty text; remove the instance or give it a text")
         try:
-            size = len(text.encode()) + len(uid.encode())
-        except UnicodeEncodeError as error:
-            raise DataError(
-                f"{where}: character {error.start} is a lone surrogate, which is not valid Unicode text; repair the"
-                " text in its source"
-            ) from None
-        ids = sorted({int(label) for label in label_ids})
-        if ids and not 0 <= ids[0] <= ids[-1] <= _MAX_ID:
-            raise DataError(f"{where}: label id {ids[0] if ids[0] < 0 else ids[-1]} is outside 0..{_MAX_ID}")
+            size = text_bytes(uid, text)
+            ids = sorted({int(label) for label in label_ids})
+            if ids and not 0 <= ids[0] <= ids[-1] <= _MAX_ID:
+                outside = ids[0] if ids[0] < 0 else ids[-1]
+                raise InstanceError("label id outside", f"label id {outside} is outside 0..{_MAX_ID}")
+        except InstanceError as error:
+            place = where or f"{split} instance {self.instances(split)} (uid {uid!r})"
+            raise DataError(f"{place}: {error}") from None
+        self.append(split, uid, text, size, ids)
+
+    def append(self, split: str, uid: str, text: str, size: int, ids: list[int]) -> None:
+        """Like `add`, for what is checked: size is `text_bytes(uid, text)`, ids are in range, sorted and distinct."""
+        writer = self._splits.get(split)
+        if writer is None:
+            assert split in SPLITS and self._tmp is not None
+            writer = self._splits[split] = SplitWriter(self._tmp, split)
         writer.add(uid, text, size, ids)
+
+    def add_filter(self, split: str, sets: LabelSets) -> None:
+        """Stores the labels that are no predictions of each instance of `split`; see `Split.filter`."""
+        assert len(sets) == self.instances(split)
+        for name, values in zip(filter_files(split), (sets.offsets, sets.ids), strict=True):
+            np.save(self.folder / name, values)
+            self._more_files.append(name)
+
+    @property
+    def folder(self) -> Path:
+        """Where the files are until `finish` moves them; what else is put there becomes part of the dataset."""
+        assert self._tmp is not None
+        return self._tmp
+
+    def instances(self, split: str) -> int:
+        """Number of instances of `split` so far."""
+        return self._splits[split].instances if split in self._splits else 0
 
     def finish(
         self,
         label_names: Iterable[str],
         label_texts: Iterable[str | None] | None = None,
-        details: dict[str, int | str] | None = None,
+        details: dict[str, Any] | None = None,
     ) -> Dataset:
         """Completes the dataset and moves it to its place. The n-th name (and text) is that of label n.
 
-        details: whatever else is worth knowing about the dataset; recorded in `dataset.json`.
+        details: whatever else is worth knowing about the dataset, as JSON; recorded in `dataset.json`.
 
         Raises DataError when there is no train instance, a label id has no name, or there are more or fewer label
         texts than names.
@@ -254,8 +311,13 @@ class DatasetWriter:
                 raise DataError(
                     f"{self.path}: {split.name} has label id {split.max_id}, but there are {n_labels} names"
                 )
-        names = [LABELS_FILE, *(file for split in self._splits for file in split_files(split))]
-        files = {n: {"bytes": (self._tmp / n).stat().st_size, "sha256": file_digest(self._tmp / n)} for n in names}
+        names = [LABELS_FILE, *(file for split in self._splits for file in split_files(split)), *self._more_files]
+        with ThreadPoolExecutor(2) as pool:
+            digests = list(pool.map(file_digest, [self._tmp / n for n in names]))
+        files = {
+            n: {"bytes": (self._tmp / n).stat().st_size, "sha256": digest}
+            for n, digest in zip(names, digests, strict=True)
+        }
         meta = {
             "schema": SCHEMA,
             "name": self.name,
@@ -266,7 +328,7 @@ class DatasetWriter:
             "files": files,
         }
         (self._tmp / MANIFEST).write_text(json.dumps(meta, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-        _move_into_place(self._tmp, self.path)
+        move_into_place(self._tmp, self.path)
         self._tmp = None
         return Dataset.open(self.path)
 
@@ -300,98 +362,3 @@ class DatasetWriter:
         if texts is not None and next(texts, texts) is not texts:
             raise DataError(f"{self.path}: there are more label texts than the {n_labels} label names")
         return n_labels
-
-
-class _SplitWriter:
-    """The three growing files of one split."""
-
-    def __init__(self, folder: Path, name: str):
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
-        texts, offsets, ids = (folder / file for file in split_files(name))
-        self.name = name
-        self.instances = self.positives = self.unlabelled = 0
-        self.max_id = -1
-        self._schema = pa.schema([("uid", pa.string()), ("text", pa.string())])
-        self._texts = pq.ParquetWriter(texts, self._schema, compression="zstd")
-        self._offsets = NpyAppender(offsets, np.int64)
-        self._ids = NpyAppender(ids, np.int32)
-        self._offsets.append(np.zeros(1, dtype=np.int64))
-        self._clear()
-
-    def _clear(self) -> None:
-        self._uid_buffer: list[str] = []
-        self._text_buffer: list[str] = []
-        self._id_buffer: list[int] = []
-        self._end_buffer: list[int] = []
-        self._bytes = 0
-
-    def add(self, uid: str, text: str, size: int, ids: list[int]) -> None:
-        self.instances += 1
-        self.positives += len(ids)
-        if ids:
-            self.max_id = max(self.max_id, ids[-1])
-        else:
-            self.unlabelled += 1
-        self._uid_buffer.append(uid)
-        self._text_buffer.append(text)
-        self._id_buffer += ids
-        self._end_buffer.append(self.positives)
-        self._bytes += size
-        if len(self._text_buffer) >= _WRITE_ROWS or self._bytes >= _WRITE_BYTES:
-            self._flush()
-
-    def _flush(self) -> None:
-        import pyarrow as pa
-
-        if not self._text_buffer:
-            return
-        self._texts.write_table(pa.table([self._uid_buffer, self._text_buffer], schema=self._schema))
-        self._ids.append(np.array(self._id_buffer, dtype=np.int32))
-        self._offsets.append(np.array(self._end_buffer, dtype=np.int64))
-        self._clear()
-
-    def close(self) -> None:
-        if self._texts.is_open:
-            self._flush()
-        self.discard()
-
-    def discard(self) -> None:
-        """Closes the files without what is still buffered."""
-        with ExitStack() as files:  # all of them, also when one fails
-            files.callback(self._texts.close)
-            files.callback(self._offsets.close)
-            files.callback(self._ids.close)
-
-    def summary(self) -> dict[str, int]:
-        return {"instances": self.instances, "positives": self.positives, "unlabelled": self.unlabelled}
-
-
-def _check_target(path: Path, overwrite: bool) -> None:
-    """Raises ConfigError unless a dataset may be put at `path`. Only a dataset is ever replaced."""
-    if not path.exists() or (path.is_dir() and not any(path.iterdir())):
-        return
-    if not (path / MANIFEST).is_file():
-        raise ConfigError(f"{path}: exists and is not a dataset; choose another output")
-    if not overwrite:
-        raise ConfigError(f"{path}: there is a dataset already; choose another output or ask to overwrite it")
-
-
-def _sibling(path: Path) -> Path:
-    return path.with_name(f"{path.name}.tmp-{secrets.token_hex(4)}")
-
-
-def _move_into_place(tmp: Path, path: Path) -> None:
-    """Renames `tmp` to `path`, and removes the dataset that was there only after that."""
-    if path.exists():
-        old = _sibling(path)
-        os.replace(path, old)
-        try:
-            os.replace(tmp, path)
-        except OSError:
-            os.replace(old, path)
-            raise
-        shutil.rmtree(old, ignore_errors=True)
-    else:
-        os.replace(tmp, path)

@@ -1,134 +1,118 @@
-"""Imports tables with a text column and a labels column: `.csv`, `.tsv` and `.jsonl` files.
+"""Tables with text columns and a labels column: `.csv`, `.tsv`, `.jsonl`, `.parquet`, one or a train and a test file.
 
-Labels are names, in one cell with a delimiter between them (`"sports;politics"`) or, in JSON lines, as a list.
-A label's id is the order of its first appearance. Without a test file, 10 % of the texts become the test set.
+Labels are names, in one cell with a delimiter between them (`"sports;politics"`) or as a list. A label's id is the
+order of its first appearance.
 """
 
-import csv
-import hashlib
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
-from engine.data.manifest import file_digest
-from engine.data.sourcefiles import MAX_LINE_BYTES, Progress, ProgressMeter, read_lines, read_objects
-from engine.data.store import Dataset, DatasetWriter
-from engine.errors import DataError
+from engine.data.label_cells import find_delimiter, label_names, splitter
+from engine.data.layouts import LabelNames, LabelTable, Layout, Row
+from engine.data.problems import Problems
+from engine.data.sourcefiles import ProgressMeter
+from engine.data.store import InstanceError
+from engine.data.table_readers import TableColumns, read_csv, read_json_lines, read_parquet
+from engine.data.xmc_json import join_texts
 
-_KINDS = (".csv", ".tsv", ".jsonl")
-_HELD_OUT = 0.1
+KINDS = {
+    ".csv": "csv", ".tsv": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "jsonl", ".parquet": "parquet",
+}  # fmt: skip
+READERS = {"csv": read_csv, "tsv": read_csv, "jsonl": read_json_lines, "parquet": read_parquet}
+_SAMPLE_ROWS = 1000  # looked at for the delimiter, or
+_SAMPLE_CHARACTERS = 1 << 22  # fewer of long texts
 
 
-@dataclass(frozen=True)
-class TableColumns:
-    """Which column of a table holds what.
+class Tables(Layout):
+    """One table, or one for training and one for testing.
 
-    delimiter: between the labels in a cell.
-    uid: used where a table has it; otherwise an instance is identified by the number of its row.
-    seed: decides which texts are held out where there is no test file.
+    kind: one of READERS, for files whose names do not say it.  folder: where the tables were looked for.
     """
 
-    text: str = "text"
-    labels: str = "labels"
-    delimiter: str = ";"
-    uid: str = "uid"
-    seed: int = 0
+    def __init__(
+        self, splits: dict[str, Path], columns: TableColumns, kind: str | None = None, folder: Path | None = None
+    ):
+        self.splits = splits
+        self._folder = folder
+        self.reads = list(splits.values())
+        self._kinds = {split: kind or kind_of(file) for split, file in splits.items()}
+        self.format = self._kinds["train"]
+        self._columns = columns
+        self._names = LabelNames()
+        self._delimiter = columns.delimiter
+        self._split: Callable[[str], list] | None = None if self._delimiter is None else splitter(self._delimiter)
 
+    @classmethod
+    def find(cls, source: Path, columns: TableColumns, kind: str | None = None) -> "Tables | None":
+        """The tables at `source`: a file, or a folder with `train.*` and perhaps `test.*`. kind: only such ones."""
+        if source.is_file():
+            return cls({"train": source}, columns, kind) if kind or kind_of(source) else None
+        splits: dict[str, Path] = {}
+        for split in ("train", "test"):
+            names = (f"{split}{ending}{packed}" for ending in KINDS for packed in ("", ".gz"))
+            files = (source / name for name in names if kind in (None, kind_of(Path(name))))
+            if file := next((file for file in files if file.is_file()), None):
+                splits[split] = file
+        return cls(splits, columns, folder=source) if "train" in splits else None
 
-def find_tables(source: Path) -> dict[str, Path]:
-    """The tables of a source by split: `train` and perhaps `test`. Empty when it is no table or folder of tables."""
-    if source.is_file():
-        return {"train": source} if _kind(source) else {}
-    tables: dict[str, Path] = {}
-    for split in ("train", "test"):
-        candidates = (source / f"{split}{kind}{packed}" for kind in _KINDS for packed in ("", ".gz"))
-        if file := next((file for file in candidates if file.is_file()), None):
-            tables[split] = file
-    return tables if "train" in tables else {}
-
-
-def import_tables(
-    tables: dict[str, Path],
-    output: Path | str,
-    name: str,
-    columns: TableColumns,
-    *,
-    overwrite: bool = False,
-    progress: Progress | None = None,
-) -> Dataset:
-    """Imports the tables of `find_tables`. Texts that are equal never stand on both sides of a held-out split.
-
-    Raises DataError, with file:line where there is one, for a missing column, a malformed row and an empty text.
-    """
-    meter = ProgressMeter(progress, list(tables.values()))
-    sources = {file.name: f"sha256:{file_digest(file)}" for file in tables.values()}
-    ids: dict[str, int] = {}
-    with DatasetWriter(output, name, sources, overwrite) as writer:
-        for split, file in tables.items():
-            for row, (where, uid, text, labels) in enumerate(_read_table(file, columns, meter)):
-                held_out = len(tables) == 1 and _is_held_out(text, columns.seed)
-                label_ids = [ids.setdefault(label, len(ids)) for label in labels]
-                writer.add("test" if held_out else split, uid or str(row), text, label_ids, where)
-        return writer.finish(ids)
-
-
-def _kind(file: Path) -> str | None:
-    """`.csv`, `.tsv` or `.jsonl` with a possible `.gz` left out; None for any other file."""
-    kind = Path(file.stem).suffix if file.suffix == ".gz" else file.suffix
-    return kind if kind in _KINDS else None
-
-
-def _is_held_out(text: str, seed: int) -> bool:
-    digest = hashlib.blake2b(text.encode(errors="surrogatepass"), digest_size=8, salt=seed.to_bytes(8, "little"))
-    return int.from_bytes(digest.digest(), "little") < _HELD_OUT * 2**64
-
-
-def _read_table(file: Path, columns: TableColumns, meter: ProgressMeter) -> Iterator[tuple[str, str, str, list[str]]]:
-    """Rows as (place, uid or "", text, label names)."""
-    rows = read_objects(file, meter) if _kind(file) == ".jsonl" else _read_csv(file, columns, meter)
-    for where, row in rows:
-        for column in (columns.text, columns.labels):
-            if row.get(column) is None:
-                raise DataError(f"{where}: no column {column!r}; found {', '.join(map(repr, row))}")
-        text = row[columns.text]
-        if not isinstance(text, str):
-            raise DataError(f"{where}: {columns.text!r} is {type(text).__name__}, not a string")
-        labels = row[columns.labels]
-        if isinstance(labels, str):
-            labels = [part.strip() for part in labels.split(columns.delimiter)]
-        if not isinstance(labels, list) or not all(isinstance(label, str | int) for label in labels):
-            raise DataError(f"{where}: {columns.labels!r} is neither a string nor a list of strings")
-        uid = row.get(columns.uid)
-        yield where, "" if uid is None else str(uid), text.strip(), [str(label) for label in labels if label != ""]
-
-
-def _read_csv(file: Path, columns: TableColumns, meter: ProgressMeter) -> Iterator[tuple[str, dict]]:
-    lines = (line + "\n" for _, line in read_lines(file, meter))
-    reader = csv.reader(lines, delimiter="\t" if _kind(file) == ".tsv" else ",", strict=True)
-    header: list[str] | None = None
-    limit = csv.field_size_limit(MAX_LINE_BYTES)  # of the whole process: put back at the end
-    try:
-        while True:
-            first_line = reader.line_num + 1
+    def rows(self, split: str, meter: ProgressMeter, problems: Problems) -> Iterator[Row]:
+        if self._split is None:
+            self._look_ahead(split)
+        cells = READERS[self._kinds[split]](self.splits[split], self._columns, meter, problems)
+        for number, (line, texts, labels, uid) in enumerate(cells):
             try:
-                row = next(reader)
-            except StopIteration:
-                break
-            if not row:
-                continue
-            if header is None:
-                header = row
-                missing = [column for column in (columns.text, columns.labels) if column not in header]
-                if missing:
-                    raise DataError(
-                        f"{file}:1: no column {missing[0]!r}; found {', '.join(map(repr, header))}; name the columns"
-                        " that hold the text and the labels"
-                    )
-            elif len(row) != len(header):
-                raise DataError(f"{file}:{first_line}: {len(row)} cells, but the header has {len(header)}")
-            else:
-                yield f"{file}:{first_line}", dict(zip(header, row, strict=True))
-    except csv.Error as error:
-        raise DataError(f"{file}:{first_line}: malformed row ({error})") from None
-    finally:
-        csv.field_size_limit(limit)
+                text = texts[0].strip() if len(texts) == 1 and type(texts[0]) is str else self._joined(texts)
+                if self._split is None and isinstance(labels, str):
+                    self._decide([labels])
+                yield line, str(number) if uid in (None, "") else str(uid), text, label_names(labels, self._split)
+            except InstanceError as error:
+                problems.add(error.kind, self.place(split, line), str(error))
+
+    def _look_ahead(self, split: str) -> None:
+        """Lets the first rows decide about the delimiter. They are read on their own, and again afterwards."""
+        read = READERS[self._kinds[split]]
+        found: list[str] = []
+        characters = 0
+        with closing(read(self.splits[split], self._columns, ProgressMeter(None, []), Problems())) as cells:
+            for _, texts, labels, _ in islice(cells, _SAMPLE_ROWS):
+                characters += len(str(texts)) + len(str(labels))
+                if isinstance(labels, str) and labels.strip():
+                    found.append(labels)
+                if characters >= _SAMPLE_CHARACTERS:
+                    break
+        if found:
+            self._decide(found)
+
+    def _decide(self, cells: list[str]) -> None:
+        self._delimiter = find_delimiter(cells)
+        self._split = splitter(self._delimiter)
+
+    def _joined(self, texts: tuple[Any, ...]) -> str:
+        joined = ""
+        for column, text in zip(self._columns.text, texts, strict=True):
+            if text is not None and not isinstance(text, str):
+                raise InstanceError("wrong type", f"{column!r} is {type(text).__name__}, not a string")
+            joined = join_texts(joined, (text or "").strip())
+        return joined
+
+    def label_ids(self, labels: list) -> list[int]:
+        return self._names.ids(labels)
+
+    def label_table(self, meter: ProgressMeter) -> LabelTable:
+        return self._names.by_name, None
+
+    def details(self) -> dict[str, Any]:
+        found = {} if self._delimiter is None else {"delimiter": self._delimiter}
+        here = self._folder.iterdir() if self._folder else []
+        others = sorted(file.name for file in here if kind_of(file) and file not in self.splits.values())
+        return found | ({"not_read": others} if others else {})
+
+
+def kind_of(file: Path) -> str | None:
+    """The kind of table that a file's name says, with a possible `.gz` left out; None for any other file."""
+    packed = file.suffix == ".gz"
+    kind = KINDS.get(Path(file.stem).suffix if packed else file.suffix)
+    return None if packed and kind == "parquet" else kind

@@ -32,6 +32,8 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from engine.data.propensity import inverse_propensity
+
 BANDS = ("head", "torso", "tail")
 
 
@@ -128,12 +130,6 @@ class Metrics:
                 result[f"nDCG@{k}{suffix}"] = _ratio(gain, self._count[view])
                 result[f"PSP@{k}{suffix}"] = _ratio(achieved, best)
         return result | {"instances": self._count[""], "instances_without_labels": self._without_labels}
-
-
-def inverse_propensity(frequency: NDArray, n_train: int, a: float = 0.55, b: float = 1.5) -> NDArray[np.float64]:
-    """q of the module's formula for labels of the given training frequencies, fp64 of the same shape."""
-    c = (math.log(n_train) - 1) * (b + 1) ** a
-    return 1 + c * (np.asarray(frequency) + b) ** -a
 
 
 def frequency_bands(frequency: NDArray[np.integer]) -> NDArray[np.int8]:

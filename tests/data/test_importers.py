@@ -5,8 +5,10 @@ from pathlib import Path
 import pytest
 
 from engine.data import sourcefiles
-from engine.data.importers import import_dataset, import_xmc_json, join_texts
+from engine.data.importers import import_dataset
+from engine.data.problems import Problems
 from engine.data.store import Dataset
+from engine.data.xmc_json import join_texts
 from engine.errors import ConfigError, DataError
 
 LABELS = [{"uid": "l0", "title": "zero"}, {"uid": "l1", "title": ""}, {"uid": "l2", "title": "two", "content": "More."}]
@@ -36,7 +38,7 @@ def source(tmp_path) -> Path:
 
 def _refused(source: Path, message: str) -> None:
     with pytest.raises(DataError, match=message) as caught:
-        import_dataset(source, source.parent / "out")
+        import_dataset(source, source.parent / "out", problems=Problems(strict=True))
     assert "\n" not in str(caught.value)
     assert [entry.name for entry in source.parent.iterdir()] == [source.name], "an import that fails leaves nothing"
 
@@ -47,7 +49,7 @@ def test_the_repository_layout_is_imported(source, tmp_path, packed):
         for name, lines in (("trn", TRAIN), ("tst", TEST), ("lbl", LABELS)):
             (source / f"{name}.json").unlink()
             _write(source / f"{name}.json", lines, packed)
-    dataset = import_xmc_json(source, tmp_path / "out")
+    dataset = import_dataset(source, tmp_path / "out")
     assert list(dataset.train.texts()) == ["First. its content", "Second!"]
     assert list(dataset.train.uids()) == ["a", "b"]
     assert [dataset.train.labels.row(i).tolist() for i in (0, 1)] == [[0, 2], []]
@@ -61,12 +63,12 @@ def test_the_repository_layout_is_imported(source, tmp_path, packed):
 
 def test_the_test_file_may_be_missing(source, tmp_path):
     (source / "tst.json").unlink()
-    assert import_dataset(source, tmp_path / "out", name="mine").test is None
+    assert import_dataset(source, tmp_path / "out", name="mine", test_fraction=0).test is None
     assert Dataset.open(tmp_path / "out").name == "mine"
 
 
 def test_progress_ends_with_all_bytes(source, tmp_path, monkeypatch):
-    monkeypatch.setattr(sourcefiles, "_REPORT_LINES", 1)
+    monkeypatch.setattr(sourcefiles, "_REPORT_BYTES", 1)
     seen = []
     import_dataset(source, tmp_path / "out", progress=lambda done, total: seen.append((done, total)))
     assert seen == sorted(seen)
@@ -134,6 +136,7 @@ def test_a_damaged_archive_is_named(source, content):
 
 def test_a_bomb_is_not_unpacked(source, monkeypatch):
     monkeypatch.setattr(sourcefiles, "_RATIO_GRACE_BYTES", 1 << 20)
+    monkeypatch.setattr(sourcefiles, "_REPORT_BYTES", 1 << 16)
     (source / "trn.json").unlink()
     _write(source / "trn.json", [b" " * 1000] * 20_000, packed=True)
     _refused(source, r"trn\.json\.gz:\d+: decompresses to over 200 times its size")
@@ -141,6 +144,7 @@ def test_a_bomb_is_not_unpacked(source, monkeypatch):
 
 def test_an_endless_file_is_refused(source, monkeypatch):
     monkeypatch.setattr(sourcefiles, "MAX_FILE_BYTES", 100)
+    monkeypatch.setattr(sourcefiles, "_REPORT_BYTES", 1)
     _refused(source, r"lbl\.json:3: more than .* GiB of text")
 
 
@@ -152,7 +156,7 @@ def test_an_endless_line_is_refused(source, monkeypatch):
 def test_an_unknown_layout_says_what_is_accepted_and_what_was_found(tmp_path):
     folder = tmp_path / "corpus"
     folder.mkdir()
-    _refused(folder, "accepted: a folder with trn.json.*found: nothing")
+    _refused(folder, "accepted: one .csv.*a folder with trn.json.*found: nothing")
     (folder / "data.xml").write_text("<x/>")
     _refused(folder, r"found: data\.xml")
     with pytest.raises(DataError, match=r"found: data\.xml"):

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from engine.data import manifest, store
+from engine.data import manifest, split_writer, store
 from engine.data.label_sets import LabelSets
 from engine.data.store import Dataset, DatasetWriter
 from engine.errors import ConfigError, DataError, EnvironmentProblem
@@ -69,7 +69,7 @@ def test_every_label_has_a_text_or_none_has(tmp_path, texts):
 
 @pytest.mark.parametrize("rows_per_group", [1, 3, 7, 100])
 def test_any_range_of_texts_can_be_streamed(make_dataset, monkeypatch, rows_per_group):
-    monkeypatch.setattr(store, "_WRITE_ROWS", rows_per_group)
+    monkeypatch.setattr(split_writer, "_WRITE_ROWS", rows_per_group)
     monkeypatch.setattr(store, "_READ_ROWS", 2)
     dataset = make_dataset([(f"text {i}", []) for i in range(20)])
     for start, stop in [(0, None), (5, 6), (0, 20), (7, 7), (19, 50), (20, None), (3, 15)]:
@@ -79,7 +79,7 @@ def test_any_range_of_texts_can_be_streamed(make_dataset, monkeypatch, rows_per_
 def test_a_large_text_closes_its_row_group(make_dataset, monkeypatch):
     import pyarrow.parquet as pq
 
-    monkeypatch.setattr(store, "_WRITE_BYTES", 1000)
+    monkeypatch.setattr(split_writer, "_WRITE_BYTES", 1000)
     dataset = make_dataset([("x" * 400, [])] * 9)
     metadata = pq.ParquetFile(dataset.train.path).metadata
     assert [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)] == [3, 3, 3]

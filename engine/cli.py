@@ -21,6 +21,7 @@ from engine.bench.commands import add_bench
 from engine.config import KEYS, RunConfig, parse_assignment, resolve
 from engine.errors import ConfigError, DataError, EngineError
 from engine.planning.doctor_command import add_doctor
+from engine.serving.commands import add_serve
 
 INTERRUPTED = 130
 # Flags that stand for a configuration key.
@@ -144,6 +145,7 @@ def build_parser() -> argparse.ArgumentParser:
     show.add_argument("--json", action="store_true")
     stop = _command(runs, "stop", "ask a run to save itself and stop", stop_command)
     stop.add_argument("run_path", metavar="RUN", type=Path)
+    add_serve(commands, _command, _existing)
     add_doctor(commands, _command)
     add_bench(commands, _command)
     return parser

@@ -32,7 +32,9 @@ def test_surface_changes_only_on_purpose():
             "--debug --profile --data --encoder --output --name --seed --epochs --max-steps --batch-size --fan-in "
             "--device --set --resume --dry-run --json".split()
         ),
-        "engine predict": ["--column", "--debug", "--device", "--input", "--json", "--top", "model", "texts"],
+        "engine predict": sorted(
+            "--column --debug --device --input --json --output --overwrite --top model texts".split()
+        ),
         "engine evaluate": ["--data", "--debug", "--device", "--json", "--k", "--split", "model"],
         "engine data import": sorted(
             "--debug --delimiter --labels-column --name --output --overwrite --text-column source".split()

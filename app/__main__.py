@@ -6,12 +6,12 @@ Reachable from other machines only with a password: see --host and --auth.
 from __future__ import annotations
 
 import argparse
-import ipaddress
 import socket
 import sys
 from pathlib import Path
 
 from engine.errors import ConfigError, EngineError, EnvironmentProblem
+from engine.network import is_loopback
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -61,14 +61,6 @@ def _port(text: str) -> int:
     if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= 65535:
         raise argparse.ArgumentTypeError(f"{text!r} is not a port: 1 to 65535")
     return int(text)
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach `host`. Names other than localhost may resolve to anything: no."""
-    try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def check_free(host: str, port: int) -> None:

@@ -12,17 +12,18 @@ import os
 import shlex
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from engine.bench.commands import add_bench
 from engine.config import KEYS, RunConfig, parse_assignment, resolve
 from engine.data.commands import add_data
-from engine.errors import ConfigError, DataError, EngineError
+from engine.errors import ConfigError, EngineError
+from engine.inference.predict_command import add_predict, print_predictions
 from engine.planning.commands import add_plan
 from engine.planning.doctor_command import add_doctor
+from engine.serving.commands import add_serve
 
 INTERRUPTED = 130
 # Flags that stand for a configuration key.
@@ -50,7 +51,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = build_parser()
     options, rest = parser.parse_known_args(arguments)
     # Texts may stand behind the options; argparse takes positional arguments only in one run.
-    if rest and options.run is predict_command and not any(text.startswith("-") for text in rest):
+    if rest and options.command == "predict" and not any(text.startswith("-") for text in rest):
         options.texts += rest
     elif rest:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
@@ -111,14 +112,7 @@ def build_parser() -> argparse.ArgumentParser:
     train.add_argument("--json", action="store_true", help="print the result as JSON")
 
     add_plan(commands, _command)
-    predict = _command(commands, "predict", "top-k labels of texts", predict_command)
-    predict.add_argument("model", type=Path, help="a run, or a model folder")
-    predict.add_argument("texts", nargs="*", help="texts; without any, standard input is read, one a line")
-    predict.add_argument("--input", metavar="FILE", help="read texts from a .txt, .jsonl or .csv file")
-    predict.add_argument("--column", default="text", help="field of a .jsonl or column of a .csv (text)")
-    predict.add_argument("-k", "--top", type=positive_number, default=5, help="labels a text (5)")
-    predict.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
-    predict.add_argument("--json", action="store_true", help="one JSON object a text")
+    add_predict(commands, _command, _existing, positive_number)
 
     evaluate = _command(commands, "evaluate", "metrics of a model on a dataset's test split", evaluate_command)
     evaluate.add_argument("model", type=Path, help="a run, or a model folder")
@@ -138,6 +132,7 @@ def build_parser() -> argparse.ArgumentParser:
     stop = _command(runs, "stop", "ask a run to save itself and stop", stop_command)
     stop.add_argument("run_path", metavar="RUN", type=Path)
     add_data(commands, _command)
+    add_serve(commands, _command, _existing)
     add_doctor(commands, _command)
     add_bench(commands, _command)
     return parser
@@ -242,7 +237,7 @@ def _print_result(run: Any, result: dict[str, Any]) -> None:
     print(f'\nAsk it:\n  engine predict {run.path} "{EXAMPLES[0] if texts == EXAMPLES else "your text"}"\n')
     predictor = Predictor.load(run.path)
     for text, predictions in zip(texts, predictor.predict(list(texts), 5), strict=True):
-        _print_predictions(text, predictions)
+        print_predictions(text, predictions)
 
 
 def _example_texts(run: Any) -> tuple[str, ...]:
@@ -255,44 +250,6 @@ def _example_texts(run: Any) -> tuple[str, ...]:
         return EXAMPLES
     dataset = Dataset.open(Path(path))
     return tuple((dataset.test or dataset.train).texts(0, 3))
-
-
-def _print_predictions(text: str, predictions: list) -> None:
-    shown = " ".join(text.split())
-    print(shown if len(shown) <= 100 else shown[:99] + "…")
-    for prediction in predictions:
-        print(f"  {prediction.probability:6.1%}  {prediction.label}")
-
-
-def predict_command(options: argparse.Namespace) -> None:
-    from engine.inference.predictor import WINDOW, Predictor
-    from engine.inference.texts import read_texts
-
-    if options.input and options.texts:
-        raise ConfigError("give texts or --input, not both")
-    for text in options.texts:
-        if not text.strip():
-            raise DataError("the text is empty; there is nothing to predict from")
-    source = iter(options.texts) if options.texts else read_texts(options.input or "-", options.column)
-    predictor = Predictor.load(_existing(options.model), options.device)
-    kept: list[str] = []  # texts whose predictions are still to come: one window of them
-
-    def remembered() -> Iterator[str]:
-        for text in source:
-            kept.append(text)
-            yield text
-
-    typed = not options.texts and not options.input and sys.stdin.isatty()
-    if typed:
-        print("one text a line, Ctrl-D ends", file=sys.stderr)
-    with closing(predictor.stream(remembered(), options.top, 1 if typed else WINDOW)) as found:
-        for predictions in found:
-            text = kept.pop(0)
-            if options.json:
-                labels = [{"label": p.label, "probability": round(p.probability, 6)} for p in predictions]
-                _print_json({"text": text, "labels": labels})
-            else:
-                _print_predictions(text, predictions)
 
 
 def evaluate_command(options: argparse.Namespace) -> None:

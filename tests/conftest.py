@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from random_model import make_bundle
 from tiny import make_encoder, make_rows, write_dataset
 
 os.environ["OMP_NUM_THREADS"] = "1"  # tiny matrices: more threads only wait for each other
@@ -44,6 +45,12 @@ def tiny_dataset(tmp_path_factory) -> Path:
     """600 training texts, of which two have no label; 100 test texts; 120 labels."""
     train = [*make_rows(598, 1), ("the quick graph", []), ("a slow queue", [])]
     return write_dataset(tmp_path_factory.mktemp("data") / "tiny", train, make_rows(100, 2))
+
+
+@pytest.fixture(scope="session")
+def random_model(tiny_encoder, tmp_path_factory) -> Path:
+    """A model bundle of 120 labels that was never trained."""
+    return make_bundle(tmp_path_factory.mktemp("random") / "model", tiny_encoder, 120)
 
 
 @pytest.fixture(scope="session")

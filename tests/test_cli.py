@@ -35,7 +35,9 @@ def test_surface_changes_only_on_purpose():
         "engine plan": sorted(
             "--batch-size --data --debug --encoder --json --labels --profile --set --tokens --vram".split()
         ),
-        "engine predict": ["--column", "--debug", "--device", "--input", "--json", "--top", "model", "texts"],
+        "engine predict": sorted(
+            "--column --debug --device --input --json --output --overwrite --top model texts".split()
+        ),
         "engine evaluate": ["--data", "--debug", "--device", "--json", "--k", "--split", "model"],
         "engine data import": sorted(
             "--debug --delimiter --format --labels-column --name --output --overwrite --seed --strict --test-fraction "
@@ -53,6 +55,7 @@ def test_surface_changes_only_on_purpose():
             "--tokens --width".split()
         ),
         "engine doctor": ["--debug", "--device", "--json"],
+        "engine serve": ["--debug", "--device", "--host", "--port", "--threads", "--token-file", "model"],
         "engine runs list": ["--debug", "--json", "--runs"],
         "engine runs show": ["--debug", "--json", "run_path"],
         "engine runs stop": ["--debug", "run_path"],

@@ -24,6 +24,7 @@ from engine.planning.hardware import detect
 
 WINDOW = 1024  # texts held at once, sorted by length among themselves
 BATCH_TOKENS = 8192
+LABELS_AT_ONCE = 1 << 18  # searched for a prefix
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
 
@@ -108,6 +109,30 @@ class Predictor:
             [Prediction(self.name(label), float(p), int(label)) for label, p in zip(labels, row, strict=True)]
             for labels, row in zip(label_BK, probability_BK, strict=True)
         ]
+
+    @property
+    def labels(self) -> int:
+        """How many labels the model has."""
+        return len(self._names)
+
+    def find_labels(self, prefix: str, first: int, count: int) -> list[tuple[int, str]]:
+        """(id, name) of the first `count` labels from id `first` on whose names begin with `prefix`.
+
+        Safe from any thread. Looks no further than it has to.
+        """
+        import pyarrow.compute as pc
+
+        found: list[tuple[int, str]] = []
+        for start in range(first, len(self._names), LABELS_AT_ONCE):
+            names = self._names.slice(start, LABELS_AT_ONCE)
+            if prefix:
+                at = pc.indices_nonzero(pc.starts_with(names, prefix))[: count - len(found)]
+                found += zip((at.to_numpy() + start).tolist(), names.take(at).to_pylist(), strict=True)
+            else:
+                found += enumerate(names.slice(0, count - len(found)).to_pylist(), start)
+            if len(found) == count:
+                break
+        return found
 
     def name(self, label_id: int | np.integer) -> str:
         """The name of a label."""

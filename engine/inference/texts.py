@@ -61,6 +61,8 @@ def _json(lines: Iterator[tuple[int, str]], name: str, column: str) -> Iterator[
             text = json.loads(line)[column]
         except json.JSONDecodeError as error:
             raise DataError(f"{name}:{number}: not JSON ({error.msg})") from error
+        except (ValueError, RecursionError) as error:  # a number of thousands of digits, thousands of brackets
+            raise DataError(f"{name}:{number}: JSON that no program made; mend or remove the line") from error
         except (KeyError, TypeError) as error:
             raise DataError(f"{name}:{number}: no field {column!r}; name it with --column") from error
         yield _not_empty(text, name, number)
@@ -90,4 +92,8 @@ def _not_empty(text: object, name: str, number: int) -> str:
         raise DataError(f"{name}:{number}: {type(text).__name__} where a text should be")
     if not text.strip():
         raise DataError(f"{name}:{number}: empty text; there is nothing to predict from")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise DataError(f"{name}:{number}: half a character (a lone surrogate); mend or remove the line") from error
     return text

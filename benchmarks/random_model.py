@@ -1,0 +1,60 @@
+"""Models made in code: random weights over any encoder, nothing trained."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+def make_bundle(
+    path: Path,
+    encoder_folder: Path,
+    labels: int,
+    *,
+    head: int = 8,
+    fan_in: int = 8,
+    group_size: int = 4,
+    intermediate: int = 0,
+    centered: bool = False,
+    weight_dtype: str = "fp32",
+    loss: str = "bce",
+    pooling: str = "mean",
+    tokens: int = 16,
+) -> Path:
+    """A model bundle in `path`, its labels named label-0, label-1, ..., in a shuffled label order."""
+    import numpy as np
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+    import torch
+
+    from engine.data.label_order import LabelOrder
+    from engine.kernels.dispatch import resolve_backend
+    from engine.model.bundle import BundleInfo, save_bundle
+    from engine.model.classifier import Classifier, ClassifierShape
+    from engine.model.encoder import FeatureHead, load_encoder, load_tokenizer
+
+    torch.manual_seed(0)
+    encoder = load_encoder(encoder_folder, pooling, torch.float32)
+    center = torch.randn(encoder.width) * 0.1 if centered else None
+    features = FeatureHead(encoder.width, intermediate, 0.0, center)
+    shape = ClassifierShape(labels, head, features.width, fan_in, group_size, "rowwise", weight_dtype)
+    classifier = Classifier.new(shape, resolve_backend("torch", "cpu")[0], "cpu", 0)
+    for layer in classifier.layers:
+        layer.bias.normal_(-4, 1)
+        layer.weight.copy_(torch.randn(layer.weight.shape) * 0.1 * layer.scale)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    labels_file = path.parent / "labels.parquet"
+    names = [f"label-{i}" for i in range(labels)]
+    table = {"name": names, "text": [""] * labels, "train_frequency": [1] * labels}
+    pq.write_table(pa.table(table), labels_file)
+    save_bundle(
+        path,
+        BundleInfo(shape, loss, pooling, tokens, encoder.width, intermediate, "made here", 1),
+        encoder,
+        load_tokenizer(encoder_folder),
+        features,
+        classifier,
+        LabelOrder.from_labels(np.random.default_rng(0).permutation(labels), head),
+        labels_file,
+        {"P@1": 0.5, "instances": 100},
+    )
+    return path

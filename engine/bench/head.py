@@ -18,9 +18,8 @@ import torch
 from torch import Tensor
 
 from engine.bench import dense
-from engine.bench.measure import MEMORY, Build, machine, measure
+from engine.bench.measure import MEMORY, Build, check_choice, machine, measure
 from engine.bench.shapes import Shape
-from engine.errors import ConfigError
 from engine.kernels.dispatch import resolve_backend
 from engine.kernels.layer import Positives, StepOptions
 from engine.model.classifier import WEIGHT_STD, Classifier, ClassifierShape
@@ -48,11 +47,7 @@ class HeadOptions:
     device: str = "auto"
 
     def __post_init__(self) -> None:
-        unknown = [name for name in self.only if name not in VARIANTS]
-        if unknown or not self.only:
-            raise ConfigError(f"--only {','.join(self.only)}: choose from {', '.join(VARIANTS)}")
-        if self.repeats is not None and self.repeats < 1:
-            raise ConfigError(f"--repeats {self.repeats} must be at least 1")
+        check_choice(self.only, VARIANTS, self.repeats)
 
 
 @dataclass(frozen=True)

@@ -11,13 +11,14 @@ import gc
 import platform
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
 from itertools import pairwise
 from typing import Any
 
 import torch
 
+from engine.errors import ConfigError
 from engine.planning.hardware import GIB, cpu_name, host_memory
 
 MIB = 2**20
@@ -78,6 +79,14 @@ def measure(
     except torch.OutOfMemoryError:
         return Measurement(name, labels, note, skipped=f"ran out of memory with {free / GIB:.2f} GiB free; {needs}")
     return Measurement(name, labels, note, statistics.median(times), min(times), len(times), floor_bytes, peak)
+
+
+def check_choice(only: tuple[str, ...], known: Iterable[str], repeats: int | None) -> None:
+    """Raises ConfigError for a variant that is not known, and for no step at all."""
+    if not only or set(only) - set(known):
+        raise ConfigError(f"--only {','.join(only)}: choose from {', '.join(known)}")
+    if repeats is not None and repeats < 1:
+        raise ConfigError(f"--repeats {repeats} must be at least 1")
 
 
 def time_steps(

@@ -22,11 +22,10 @@ from torch import Tensor, nn
 from engine.bench import dense
 from engine.bench.encoders import new_encoder
 from engine.bench.head import POSITIVES, SEED, UNGROUPED_LABELS, deterministic, random_weight, step_floor_bytes
-from engine.bench.measure import MEMORY, Measurement, available_bytes, free_memory, machine, time_steps
+from engine.bench.measure import MEMORY, Measurement, available_bytes, check_choice, free_memory, machine, time_steps
 from engine.bench.measure import peak_bytes as peak_of
 from engine.bench.shapes import Shape
 from engine.config import RunConfig
-from engine.errors import ConfigError
 from engine.kernels.dispatch import resolve_backend
 from engine.kernels.layer import Positives
 from engine.model.classifier import Classifier, ClassifierShape
@@ -60,11 +59,7 @@ class PipelineOptions:
     saves: bool = True
 
     def __post_init__(self) -> None:
-        unknown = [name for name in self.only if name not in VARIANTS]
-        if unknown or not self.only:
-            raise ConfigError(f"--only {','.join(self.only)}: choose from {', '.join(VARIANTS)}")
-        if self.repeats is not None and self.repeats < 1:
-            raise ConfigError(f"--repeats {self.repeats} must be at least 1")
+        check_choice(self.only, VARIANTS, self.repeats)
 
 
 class Phases:
@@ -185,6 +180,8 @@ def _dense(name: str, shape: Shape, options: PipelineOptions, device: torch.devi
     if needed > (free := available_bytes(device)):
         why = f"needs about {needed / GIB:.2f} GiB, {free / GIB:.2f} GiB are free"
         return Measurement(name, shape.labels, note, skipped=why)
+    if _config(shape, options).encoder.compile:
+        encoder.model.compile(dynamic=True)
     encoder.to(device).train()
     optimizer = torch.optim.AdamW(encoder.parameters(), lr=5e-5, fused=True)
     dtype = torch.bfloat16 if name == "elmo" else torch.float32

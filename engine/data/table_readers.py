@@ -52,7 +52,7 @@ def read_csv(file: Path, columns: TableColumns, meter: ProgressMeter, problems: 
     if first is None:
         raise DataError(f"{file}: empty file, not even a header")
     if not lines.whole:
-        raise DataError(f"{file}:{lines.number}: the header is not readable as UTF-8; convert the file to UTF-8")
+        raise DataError(f"{file}:{lines.number}: the header is too long or not UTF-8; convert the file to UTF-8")
     separator, header = _header(file, first, columns)
     if what := columns.missing(header):
         raise DataError(f"{file}:{lines.number}: {what}")

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.data.problems import Problems
-from engine.data.sourcefiles import MAX_LINE_BYTES, ProgressMeter, read_lines, read_objects
+from engine.data.sourcefiles import MAX_LINE_BYTES, ProgressMeter, read_lines, read_objects, shown
 from engine.errors import DataError
 
 SEPARATORS = (",", ";", "\t", "|")
@@ -41,8 +41,7 @@ class TableColumns:
         absent = next((column for column in (*self.text, self.labels) if column not in header), None)
         if absent is None:
             return None
-        found = ", ".join(map(repr, header[:20])) or "none"
-        return f"no column {absent!r}; found {found}; name the columns with --text-column and --labels-column"
+        return f"no column {absent!r}; found {shown(header)}; name the columns with --text-column and --labels-column"
 
 
 def read_csv(file: Path, columns: TableColumns, meter: ProgressMeter, problems: Problems) -> Iterator[Cells]:

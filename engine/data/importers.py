@@ -75,7 +75,7 @@ def import_dataset(
         DatasetWriter(output, name, {}, overwrite) as writer,
         closing(problems),
     ):
-        digests = {file.name: hasher.submit(file_digest, file) for file in layout.reads}
+        digests = {file.name: hasher.submit(file_digest, file) for file in dict.fromkeys(layout.reads)}
         problems.report_in(writer.folder)
         kept = {split: array("q") for split in ("train", "test")} if layout.filters else None
         repeated = sum(_add_rows(layout, split, writer, meter, problems, held_out, kept) for split in layout.splits)

@@ -28,9 +28,9 @@ def format_report(report: dict[str, Any], width: int = 110) -> str:
     lines += _bars("training texts by their labels", train["labels_per_text"]["histogram"], "texts")
     lines.append("samples")
     for sample in report["samples"]:
-        text = _printable(sample["text"])
+        row = _printable(f"{sample['split']} {sample['uid']}: {sample['text']}")
         more = f" and {sample['more_labels']:,} more" if sample["more_labels"] else ""
-        lines.append(_cut(f"  {sample['split']} {sample['uid']}: {text}", width))
+        lines.append(_cut(f"  {row}", width))
         lines.append(_cut(f"    -> {_printable('; '.join(sample['labels'])) or 'no label'}", width - len(more)) + more)
     return "\n".join(lines)
 

@@ -12,8 +12,8 @@ from numpy.lib import format as npy_format
 
 from engine.errors import DataError
 
-_ROWS = 4096  # read together, unless they have
-_VALUES = 1 << 20  # more values, which are then read in parts
+_ROWS = 4096  # offsets read together
+_MAX_ROW = 1 << 22  # values of one row
 
 
 class NpzCsr:
@@ -54,6 +54,9 @@ class NpzCsr:
                         f"{self.path}: the offsets of rows {start}..{start + len(ends) - 1} decrease or end"
                         f" behind the {ids.length} values"
                     )
+                if sizes.max() > _MAX_ROW:
+                    row = start + int(sizes.argmax())
+                    raise DataError(f"{self.path}: row {row} has {sizes.max()} values, more than any text has labels")
                 for size in sizes.tolist():
                     yield _row(ids, values, size)
                 last = int(ends[-1])
@@ -120,9 +123,5 @@ class _Vector:
 
 def _row(ids: _Vector, values: _Vector, size: int) -> list[int]:
     """The next `size` columns, less those whose value is 0 or NaN."""
-    columns: list[int] = []
-    for start in range(0, size, _VALUES):
-        part = min(_VALUES, size - start)
-        value = values.read(part)
-        columns += ids.read(part)[(value != 0) & (value == value)].tolist()
-    return columns
+    value = values.read(size)
+    return ids.read(size)[(value != 0) & (value == value)].tolist()

@@ -6,8 +6,6 @@ import secrets
 import shutil
 from pathlib import Path
 
-import psutil
-
 from engine.data.manifest import MANIFEST
 from engine.errors import ConfigError
 
@@ -42,6 +40,8 @@ def sweep(path: Path) -> None:
 
 def _is_at_work(process: int, folder: Path) -> bool:
     """Whether the process that made `folder` still runs; another that has its number now was born after the folder."""
+    import psutil
+
     try:
         return psutil.Process(process).create_time() <= folder.stat().st_mtime + 1
     except (psutil.Error, OSError):

@@ -23,6 +23,7 @@ from engine.data.sourcefiles import ProgressMeter, find_file, read_lines
 from engine.data.store import InstanceError
 from engine.errors import DataError
 
+_MAX_LABELS = 1 << 27
 _PAIR = re.compile(r"(-?\d+)(?::(\S+))?")
 
 
@@ -155,6 +156,9 @@ class NumberedText(AlignedText):
         if len(set(counts.values())) > 1:
             shown = ", ".join(f"{self.targets[split].name} {count}" for split, count in counts.items())
             raise DataError(f"{self.targets['train']}: the files say different numbers of labels: {shown}")
+        if counts["train"] > _MAX_LABELS:
+            what = f"{counts['train']:,} labels, more than the {_MAX_LABELS:,} that can be trained"
+            raise DataError(f"{self.targets['train']}: says that there are {what}; is it damaged?")
         return counts["train"]
 
 

@@ -4,6 +4,7 @@ import gzip
 import json
 import zlib
 from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import IO
 
@@ -125,3 +126,9 @@ def find_file(folder: Path, names: Iterable[str]) -> Path | None:
     """The first of `names` that is a file in `folder`, as it is or with `.gz` behind."""
     candidates = (folder / f"{name}{packed}" for name in names for packed in ("", ".gz"))
     return next((file for file in candidates if file.is_file()), None)
+
+
+def shown(names: Iterable[str]) -> str:
+    """Some names from a file for a message: on one line, and not too long."""
+    parts = [repr(name) if len(name) <= 40 else f"{name[:39]!r}…" for name in islice(names, 20)]
+    return ", ".join(parts) or "none"

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.data.problems import Problems
-from engine.data.sourcefiles import MAX_LINE_BYTES, ProgressMeter, read_lines, read_objects
+from engine.data.sourcefiles import MAX_LINE_BYTES, ProgressMeter, read_lines, read_objects, shown
 from engine.errors import DataError
 
 SEPARATORS = (",", ";", "\t", "|")
@@ -41,8 +41,7 @@ class TableColumns:
         absent = next((column for column in (*self.text, self.labels) if column not in header), None)
         if absent is None:
             return None
-        found = ", ".join(map(repr, header[:20])) or "none"
-        return f"no column {absent!r}; found {found}; name the columns with --text-column and --labels-column"
+        return f"no column {absent!r}; found {shown(header)}; name the columns with --text-column and --labels-column"
 
 
 def read_csv(file: Path, columns: TableColumns, meter: ProgressMeter, problems: Problems) -> Iterator[Cells]:
@@ -52,7 +51,7 @@ def read_csv(file: Path, columns: TableColumns, meter: ProgressMeter, problems: 
     if first is None:
         raise DataError(f"{file}: empty file, not even a header")
     if not lines.whole:
-        raise DataError(f"{file}:{lines.number}: the header is not readable as UTF-8; convert the file to UTF-8")
+        raise DataError(f"{file}:{lines.number}: the header is too long or not UTF-8; convert the file to UTF-8")
     separator, header = _header(file, first, columns)
     if what := columns.missing(header):
         raise DataError(f"{file}:{lines.number}: {what}")

@@ -1,5 +1,6 @@
 """Tables with text columns and a labels column: `.csv`, `.tsv`, `.jsonl`, `.parquet`, one or a train and a test file.
 
+A split may be in parts, `train-*.parquet`, as in folders of the Hugging Face hub, where they are in `data/`.
 Labels are names, in one cell with a delimiter between them (`"sports;politics"`) or as a list. A label's id is the
 order of its first appearance.
 """
@@ -15,7 +16,7 @@ from engine.data.layouts import LabelNames, LabelTable, Layout, Row
 from engine.data.problems import Problems
 from engine.data.sourcefiles import ProgressMeter
 from engine.data.store import InstanceError
-from engine.data.table_readers import TableColumns, read_csv, read_json_lines, read_parquet
+from engine.data.table_readers import Cells, TableColumns, read_csv, read_json_lines, read_parquet
 from engine.data.xmc_json import join_texts
 
 KINDS = {
@@ -27,18 +28,19 @@ _SAMPLE_CHARACTERS = 1 << 22  # fewer of long texts
 
 
 class Tables(Layout):
-    """One table, or one for training and one for testing.
+    """One table, or one for training and one for testing. files: the parts of each, in order.
 
     kind: one of READERS, for files whose names do not say it.  folder: where the tables were looked for.
     """
 
     def __init__(
-        self, splits: dict[str, Path], columns: TableColumns, kind: str | None = None, folder: Path | None = None
+        self, files: dict[str, list[Path]], columns: TableColumns, kind: str | None = None, folder: Path | None = None
     ):
-        self.splits = splits
+        self._files = files
+        self.splits = {split: parts[0] for split, parts in files.items()}  # of several, the one that is read
         self._folder = folder
-        self.reads = list(splits.values())
-        self._kinds = {split: kind or kind_of(file) for split, file in splits.items()}
+        self.reads = [file for parts in files.values() for file in parts]
+        self._kinds = {split: kind or kind_of(file) for split, file in self.splits.items()}
         self.format = self._kinds["train"]
         self._columns = columns
         self._names = LabelNames()
@@ -49,20 +51,21 @@ class Tables(Layout):
     def find(cls, source: Path, columns: TableColumns, kind: str | None = None) -> "Tables | None":
         """The tables at `source`: a file, or a folder with `train.*` and perhaps `test.*`. kind: only such ones."""
         if source.is_file():
-            return cls({"train": source}, columns, kind) if kind or kind_of(source) else None
-        splits: dict[str, Path] = {}
+            return cls({"train": [source]}, columns, kind) if kind or kind_of(source) else None
+        found: dict[str, list[Path]] = {}
         for split in ("train", "test"):
             names = (f"{split}{ending}{packed}" for ending in KINDS for packed in ("", ".gz"))
             files = (source / name for name in names if kind in (None, kind_of(Path(name))))
             if file := next((file for file in files if file.is_file()), None):
-                splits[split] = file
-        return cls(splits, columns, folder=source) if "train" in splits else None
+                found[split] = [file]
+            elif parts := _parts(source, split) if kind in (None, "parquet") else []:
+                found[split] = parts
+        return cls(found, columns, folder=source) if "train" in found else None
 
     def rows(self, split: str, meter: ProgressMeter, problems: Problems) -> Iterator[Row]:
         if self._split is None:
             self._look_ahead(split)
-        cells = READERS[self._kinds[split]](self.splits[split], self._columns, meter, problems)
-        for number, (line, texts, labels, uid) in enumerate(cells):
+        for number, (line, texts, labels, uid) in enumerate(self._cells(split, meter, problems)):
             try:
                 text = texts[0].strip() if len(texts) == 1 and type(texts[0]) is str else self._joined(texts)
                 if self._split is None and isinstance(labels, str):
@@ -70,6 +73,11 @@ class Tables(Layout):
                 yield line, str(number) if uid in (None, "") else str(uid), text, label_names(labels, self._split)
             except InstanceError as error:
                 problems.add(error.kind, self.place(split, line), str(error))
+
+    def _cells(self, split: str, meter: ProgressMeter, problems: Problems) -> Iterator[Cells]:
+        for file in self._files[split]:
+            self.splits[split] = file
+            yield from READERS[self._kinds[split]](file, self._columns, meter, problems)
 
     def _look_ahead(self, split: str) -> None:
         """Lets the first rows decide about the delimiter. They are read on their own, and again afterwards."""
@@ -107,8 +115,13 @@ class Tables(Layout):
     def details(self) -> dict[str, Any]:
         found = {} if self._delimiter is None else {"delimiter": self._delimiter}
         here = self._folder.iterdir() if self._folder else []
-        others = sorted(file.name for file in here if kind_of(file) and file not in self.splits.values())
+        others = sorted(file.name for file in here if kind_of(file) and file not in self.reads)
         return found | ({"not_read": others} if others else {})
+
+
+def _parts(source: Path, split: str) -> list[Path]:
+    """The Parquet files that a split is divided into, in order."""
+    return sorted(source.glob(f"{split}-*.parquet")) or sorted((source / "data").glob(f"{split}-*.parquet"))
 
 
 def kind_of(file: Path) -> str | None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from engine.data.filters import find_filters
 from engine.data.layouts import LabelTable, Layout, Row, ids_in_range
 from engine.data.problems import Problems
-from engine.data.sourcefiles import ProgressMeter, find_file, read_objects
+from engine.data.sourcefiles import ProgressMeter, find_file, read_objects, shown
 from engine.data.store import InstanceError
 from engine.errors import DataError
 
@@ -72,8 +72,7 @@ class XmcJson(Layout):
 def _instance(instance: dict) -> tuple[str, str, list[int]]:
     """uid, text, label ids."""
     if "title" not in instance and "content" not in instance:
-        found = ", ".join(list(instance)[:12]) or "none"
-        raise InstanceError("missing key", f"neither 'title' nor 'content'; found the keys {found}")
+        raise InstanceError("missing key", f"neither 'title' nor 'content'; found the keys {shown(instance)}")
     text = join_texts(_string(instance, "title"), _string(instance, "content"))
     ids = instance.get("target_ind")
     if not isinstance(ids, list) or not all(type(label) is int for label in ids):

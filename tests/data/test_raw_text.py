@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from engine.data import npz_csr
 from engine.data.importers import import_dataset
 from engine.data.npz_csr import NpzCsr
 from engine.data.problems import Problems
@@ -122,6 +123,7 @@ def test_a_bad_row_of_sparse_text_is_left_out_alone(sparse, row):
         ({"indptr": np.array([0, 3])}, "do not make a matrix"),
         ({"shape": np.array([2, 3])}, "do not make a matrix"),
         ({"shape": np.array([3, -3])}, "not the shape"),
+        ({"shape": np.array([3, 2**40])}, "different numbers of labels"),
         ({"shape": np.array([3, 4])}, "different numbers of labels"),
         ({"indices": np.array([0.0, 1.0, 2.0])}, "'indices' is float64"),
         ({"data": np.array([[1, 2, 3]])}, "'data' is int64"),
@@ -193,6 +195,19 @@ def test_a_header_with_features_is_refused(sparse):
     (sparse / "trn_X_Y.txt").write_text("3 100 3\n")
     with pytest.raises(DataError, match=r"trn_X_Y\.txt:1: the header is '3 100 3'"):
         strictly(sparse)
+
+
+def test_more_labels_than_can_be_trained_are_refused(sparse):
+    (sparse / "tst_X_Y.txt").unlink()
+    (sparse / "trn_X_Y.txt").write_text("3 999999999999\n\n\n\n")
+    with pytest.raises(DataError, match=r"trn_X_Y\.txt: says that there are 999,999,999,999 labels"):
+        strictly(sparse)
+
+
+def test_a_row_of_more_labels_than_any_text_has_is_refused(pecos, monkeypatch):
+    monkeypatch.setattr(npz_csr, "_MAX_ROW", 1)
+    with pytest.raises(DataError, match=r"Y\.trn\.npz: row 0 has 2 values"):
+        strictly(pecos)
 
 
 def test_missing_texts_are_named(aalto):

@@ -179,3 +179,21 @@ def test_an_empty_table_is_refused(tmp_path):
     (tmp_path / "t.csv").write_text("\n\n")
     with pytest.raises(DataError, match=r"t\.csv: empty file"):
         import_dataset(tmp_path / "t.csv", tmp_path / "out")
+
+
+@pytest.mark.parametrize("folder", ["", "data"])
+def test_a_split_in_parts_is_read_in_order(tmp_path, folder):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    (tmp_path / folder).mkdir(exist_ok=True)
+    for name, texts in (("train-00001-of-00002", ["c", " "]), ("train-00000-of-00002", ["a", "b"]), ("test-0", ["d"])):
+        pq.write_table(
+            pa.table({"text": texts, "labels": [[1, 2]] * len(texts)}), tmp_path / folder / f"{name}.parquet"
+        )
+    problems = Problems()
+    dataset = import_dataset(tmp_path, tmp_path / "out", problems=problems)
+    assert (list(dataset.train.texts()), list(dataset.test.texts())) == (["a", "b", "c"], ["d"])
+    assert list(dataset.train.uids()) == ["0", "1", "2"]
+    assert "train-00001-of-00002.parquet:2: empty text" in problems.first()
+    assert len(dataset.meta["sources"]) == 3

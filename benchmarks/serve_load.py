@@ -52,11 +52,11 @@ class Measured:
         """One row of the table."""
         times = sorted(self.times)
         p50, p95, p99 = (1000 * times[int(len(times) * share)] for share in (0.5, 0.95, 0.99))
-        start, end = self.memory[min(3, len(self.memory) - 1)], self.memory[-1]
+        quarters = [self.memory[(len(self.memory) - 1) * quarter // 4] / 2**20 for quarter in range(5)]
         rate = len(times) / self.seconds
         return (
             f"{self.clients:>7} {len(times):>9,} {rate:>10.1f} {p50:>8.1f} {p95:>8.1f} {p99:>8.1f} "
-            f"{len(self.errors):>7} {start / 2**20:>12,.0f} {max(self.memory) / 2**20:>9,.0f} {end / 2**20:>9,.0f}"
+            f"{len(self.errors):>7}  {' '.join(f'{mebibytes:>7,.0f}' for mebibytes in quarters)}"
         )
 
 
@@ -133,8 +133,8 @@ def main() -> int:
             code = server.wait(60)
     print(f"{cpu_name()}, cores: {usable_cores()}, load before: {before[0]:.1f}, after: {os.getloadavg()[0]:.1f}")
     print(f"python benchmarks/serve_load.py {' '.join(sys.argv[1:])}\n")
-    print("                                    ms of a request                server's resident MiB")
-    print("clients  requests  requests/s      p50      p95      p99  errors        start       most       end")
+    print("                                    ms of a request         server's resident MiB, start to end")
+    print("clients  requests  requests/s      p50      p95      p99  errors    start     1/4     1/2     3/4     end")
     for measured in rows:
         print(measured.row())
         for error in measured.errors[:3]:

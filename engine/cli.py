@@ -20,6 +20,7 @@ from engine.bench.commands import add_bench
 from engine.config import KEYS, RunConfig, parse_assignment, resolve
 from engine.data.commands import add_data
 from engine.errors import ConfigError, EngineError
+from engine.inference.export_command import add_export
 from engine.inference.predict_command import add_predict, print_predictions
 from engine.planning.commands import add_plan
 from engine.planning.doctor_command import add_doctor
@@ -132,6 +133,7 @@ def build_parser() -> argparse.ArgumentParser:
     stop = _command(runs, "stop", "ask a run to save itself and stop", stop_command)
     stop.add_argument("run_path", metavar="RUN", type=Path)
     add_data(commands, _command)
+    add_export(commands, _command, _existing)
     add_serve(commands, _command, _existing)
     add_doctor(commands, _command)
     add_bench(commands, _command)

@@ -55,6 +55,7 @@ def test_surface_changes_only_on_purpose():
             "--tokens --width".split()
         ),
         "engine doctor": ["--debug", "--device", "--json"],
+        "engine export": ["--debug", "--license", "--name", "--no-onnx", "--output", "--overwrite", "model"],
         "engine serve": ["--debug", "--device", "--host", "--port", "--threads", "--token-file", "model"],
         "engine runs list": ["--debug", "--json", "--runs"],
         "engine runs show": ["--debug", "--json", "run_path"],

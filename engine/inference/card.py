@@ -1,0 +1,124 @@
+"""The model card: what a model is, what it was trained on, how good it is. Markdown for people, YAML for the hub.
+
+Source of the fields: Hugging Face hub documentation, "Model cards". Names of places on this machine stay here.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from engine.inference.metrics import format_table
+from engine.model.bundle import BundleInfo
+
+# Settings that are names or places of the one who trained.
+PRIVATE = ("run.", "data.path", "hardware.")
+MEASURES = {"P": "precision", "R": "recall", "nDCG": "ndcg", "PSP": "propensity_scored_precision"}
+
+
+def model_card(
+    name: str, info: BundleInfo, run: Mapping[str, Any], metrics: Mapping[str, Any], size: int, licence: str, onnx: bool
+) -> str:
+    """run: config.json and result.json of the run by file name, as far as they are known · metrics: of its test set,
+    else of validation · size: bytes of the classifier · onnx: whether features.onnx is there."""
+    config = run.get("config.json", {})
+    result = run.get("result.json", {})
+    settings, origins = config.get("config", {}), config.get("origins", {})
+    encoder = settings.get("encoder.name", "")
+    on_hub = bool(re.fullmatch(r"[\w.-]+/[\w.-]+", encoder)) and not Path(encoder).exists()
+    shown = {
+        key: Path(value).name if key == "encoder.name" and not on_hub else value
+        for key, value in settings.items()
+        if origins.get(key, "default") != "default" and not key.startswith(PRIVATE)
+    }
+    parts = [
+        _front_matter(name, info, metrics, licence, encoder if on_hub else None),
+        f"# {name}",
+        _summary(info, size, result),
+        _metrics(metrics, result),
+    ]
+    if shown:
+        rows = "\n".join(f"| `{key}` | `{value}` |" for key, value in shown.items())
+        parts.append(f"## Settings\n\nWhat differs from the defaults:\n\n| key | value |\n|---|---|\n{rows}")
+    if versions := config.get("versions"):
+        parts.append("Trained with " + ", ".join(f"{package} {version}" for package, version in versions.items()) + ".")
+    parts.append(_use(onnx))
+    parts.append(
+        "## Licence\n\nThe weights come from an encoder and from data that have licences of their own; both bind what "
+        f"is made of them. This card says `{licence}`: whoever publishes the model has to make sure that it is right."
+    )
+    return "\n\n".join(parts) + "\n"
+
+
+def _front_matter(name: str, info: BundleInfo, metrics: Mapping[str, Any], licence: str, base: str | None) -> str:
+    """YAML. Strings are written as JSON, which YAML reads."""
+    quoted = json.dumps
+    lines = ["---", f"license: {quoted(licence)}", "library_name: fanin", "pipeline_tag: text-classification"]
+    lines += ["tags:", "- extreme-multi-label-classification", "- sparse"]
+    if base:
+        lines += [f"base_model: {quoted(base)}"]
+    values = {key: value for key, value in metrics.items() if re.fullmatch(r"(P|R|nDCG|PSP)@\d+", key)}
+    if values:
+        dataset = quoted(info.dataset, ensure_ascii=False)
+        lines += ["model-index:", f"- name: {quoted(name, ensure_ascii=False)}", "  results:"]
+        lines += ["  - task:", "      type: text-classification", "    dataset:"]
+        lines += [f"      name: {dataset}", f"      type: {dataset}", "    metrics:"]
+        for key, value in values.items():
+            measure, k = key.split("@")
+            lines += [
+                f"    - type: {MEASURES[measure]}_at_{k}",
+                f"      name: {quoted(key)}",
+                f"      value: {value:.5f}",
+            ]
+    return "\n".join([*lines, "---"])
+
+
+def _summary(info: BundleInfo, size: int, result: Mapping[str, Any]) -> str:
+    shape = info.shape
+    dense = shape.labels * shape.width * 4
+    lines = [
+        f"Gives a text those of {shape.labels:,} labels that it probably has. Trained on `{info.dataset}`, "
+        f"{info.step:,} steps, loss `{info.loss}`; a text is read up to {info.max_tokens} tokens.",
+        "",
+        f"The last layer is sparse: {shape.head:,} frequent labels read all {shape.width} features, the other "
+        f"{shape.labels - shape.head:,} read {min(shape.fan_in, shape.width)} of them, {shape.group_size} labels "
+        f"the same ones. It takes {size / 2**20:,.1f} MiB in `{shape.weight_dtype}`; dense in fp32 it would take "
+        f"{dense / 2**20:,.1f} MiB.",
+    ]
+    if "peak_memory_bytes" in result:
+        lines[-1] += f" Training took {result['peak_memory_bytes'] / 2**20:,.0f} MiB at its peak."
+    return "\n".join(lines)
+
+
+def _metrics(metrics: Mapping[str, Any], result: Mapping[str, Any]) -> str:
+    if not any(re.fullmatch(r"P@\d+", key) for key in metrics):
+        return "## Metrics\n\nNone were kept with the model."
+    split = "Test" if result.get("metrics") else "Validation"
+    table = format_table({"this model": metrics, **result.get("baselines", {})})
+    return f"## Metrics\n\n{split} set, {metrics.get('instances', 0):,} texts\n\n```\n{table}\n```"
+
+
+def _use(onnx: bool) -> str:
+    text = (
+        "## Use\n\n```python\nfrom engine.inference.predictor import Predictor\n\n"
+        'print(Predictor.load("this folder").predict(["a text"], k=5))\n```\n\n'
+        "The files:\n\n"
+        "- `model.json`: shape of the classifier, loss, pooling, tokens\n"
+        "- `encoder/`: Hugging Face model and tokenizer\n"
+        "- `classifier.safetensors`: `head.weight` [head labels, features] and `head.bias` of the frequent labels; "
+        "`tail.weight` [other labels, fan-in], `tail.bias` and `tail.index` [groups, fan-in], the features that the "
+        "labels of a group read, row l those of group l // group_size; `label_order` [labels], the label at each "
+        "position of head and tail. An e4m3 weight is stored times 32\n"
+        "- `labels.parquet`: name of label l in row l\n"
+        "- `metrics.json`: on validation data\n"
+    )
+    if not onnx:
+        return text
+    example = Path(__file__).with_name("without_torch.py").read_text(encoding="utf-8")
+    return (
+        f"{text}- `features.onnx`: token ids to features, in fp32\n\n"
+        f"Without torch (`pip install numpy onnxruntime pyarrow tokenizers`):\n\n```python\n{example}```"
+    )

@@ -1,6 +1,6 @@
 """A training of a given size that is killed and goes on: its time, its memory, and that it survives.
 
-    python benchmarks/large_run.py --labels 2812281 --encoder-shape bert-base --output /tmp/large [engine train flags]
+    python benchmarks/large_run.py --labels 2812281 --encoder-shape bert-base --output large [engine train flags]
 
 Makes a synthetic dataset and an encoder with random weights in the output folder (kept for the next call with the
 same shape), trains under the memory limit of the profile, kills the training without warning as soon as it has a

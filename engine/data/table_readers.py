@@ -6,6 +6,7 @@ and is faster (100,000 rows of 1.4 kB a second on one core) than what comes afte
 
 import csv
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import chain
 from operator import itemgetter
@@ -52,7 +53,11 @@ def read_csv(file: Path, columns: TableColumns, meter: ProgressMeter, problems: 
         raise DataError(f"{file}: empty file, not even a header")
     if not lines.whole:
         raise DataError(f"{file}:{lines.number}: the header is too long or not UTF-8; convert the file to UTF-8")
-    separator, header = _header(file, first, columns)
+    try:
+        separator, header = _header(file, first, columns)
+    except csv.Error as error:
+        reason = str(error).split(" - ")[0]
+        raise DataError(f"{file}:{lines.number}: the header is no CSV ({reason}); end lines by LF or CRLF") from None
     if what := columns.missing(header):
         raise DataError(f"{file}:{lines.number}: {what}")
     reader = csv.reader(chain([first], lines), delimiter=separator, strict=True)
@@ -109,13 +114,14 @@ class _Lines:
 
 
 def _header(file: Path, line: str, columns: TableColumns) -> tuple[str, list[str]]:
-    """The separator, and the names of the columns."""
+    """The separator, and the names of the columns. Raises csv.Error."""
     usual = "\t" if ".tsv" in file.suffixes else ","
     for separator in (usual, *SEPARATORS):
-        header = next(csv.reader([line], delimiter=separator))
-        if columns.missing(header) is None:
-            return separator, header
-    return usual, next(csv.reader([line], delimiter=usual))
+        with suppress(csv.Error):
+            header = next(csv.reader([line], delimiter=separator, strict=True))
+            if columns.missing(header) is None:
+                return separator, header
+    return usual, next(csv.reader([line], delimiter=usual, strict=True))
 
 
 def read_json_lines(file: Path, columns: TableColumns, meter: ProgressMeter, problems: Problems) -> Iterator[Cells]:

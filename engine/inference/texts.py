@@ -77,14 +77,14 @@ def _csv(lines: Iterator[tuple[int, str]], name: str, column: str) -> Iterator[s
             yield line
 
     reader = csv.DictReader(tracked(), strict=True)
-    if column not in (reader.fieldnames or ()):
-        found = ", ".join(reader.fieldnames or ()) or "nothing"
-        raise DataError(f"{name}:1: no column {column!r} among {found}; name it with --column")
     try:
+        if column not in (reader.fieldnames or ()):
+            found = ", ".join(reader.fieldnames or ()) or "nothing"
+            raise DataError(f"{name}:1: no column {column!r} among {found}; name it with --column")
         for row in reader:
             yield _not_empty(row[column], name, at[0])
     except csv.Error as error:
-        raise DataError(f"{name}:{at[0]}: {error}") from error
+        raise DataError(f"{name}:{at[0]}: {str(error).split(' - ')[0]}; mend the line") from error
 
 
 def _not_empty(text: object, name: str, number: int) -> str:

@@ -6,7 +6,7 @@ import gzip
 import json
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from engine.data.importers import import_dataset
@@ -96,6 +96,9 @@ def test_mixed_types(tmp_path, title, body, labels):
 
 
 @PROPERTY
+@example(content=b"\r\x00").via("a lone carriage return in the header")
+@example(content=b'text,labels,"a"b\nx,y,z').via("a quoted name that goes on after its quote")
+@example(content=b"text,labels," + b"x" * 200_000).via("a name longer than the parser's own limit")
 @given(content=st.binary(max_size=300) | HARD.map(lambda text: b"text,labels\n" + text.encode()))
 def test_any_bytes_are_imported_or_refused_in_one_line(tmp_path, content):
     for name in ("t.csv", "t.tsv", "t.jsonl", "t.parquet", "t.csv.gz", "t.jsonl.gz"):

@@ -24,13 +24,15 @@ def main(arguments: list[str] | None = None) -> int:
                 f"--host {options.host} lets other machines in, which needs a password: add --auth FILE, "
                 "or leave --host out and reach 127.0.0.1 through an SSH tunnel"
             )
-        if options.runs.exists() and not options.runs.is_dir():
-            raise ConfigError(f"--runs {options.runs} is not a folder: name the one that holds the runs")
+        for flag, folder in (("runs", options.runs), ("datasets", options.datasets)):
+            if folder.exists() and not folder.is_dir():
+                raise ConfigError(f"--{flag} {folder} is not a folder: name the one that holds the {flag}")
         auth = read_auth(options.auth) if options.auth else None
         check_free(options.host, options.port)
         from app.interface import serve
+        from app.workspace import Workspace
 
-        serve(options.runs, options.host, options.port, auth, loopback)
+        serve(Workspace(options.runs, options.datasets), options.host, options.port, auth, loopback)
     except EngineError as error:
         print(f"python -m app: error: {error}", file=sys.stderr)
         return error.exit_code
@@ -40,7 +42,7 @@ def main(arguments: list[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m app",
-        description="Shows trainings and asks their models, in the browser.",
+        description="Brings data in, plans and watches trainings, and asks their models, in the browser.",
         allow_abbrev=False,
     )
     parser.add_argument(
@@ -52,6 +54,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--port", type=_port, default=7860, help="port to listen on (default %(default)s)")
     parser.add_argument(
         "--runs", type=Path, default=Path("runs"), metavar="DIR", help="folder of the runs (default %(default)s)"
+    )
+    parser.add_argument(
+        "--datasets",
+        type=Path,
+        default=Path("datasets"),
+        metavar="DIR",
+        help="folder of the datasets (default %(default)s)",
     )
     parser.add_argument("--auth", type=Path, metavar="FILE", help="file with one line, user:password, to ask for")
     return parser

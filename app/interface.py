@@ -1,59 +1,67 @@
 """The browser interface: puts the pages together and serves them, on this machine or behind a password.
 
-A thin client: everything shown is read from run directories, and a training is another process. Closing or
-reloading the page changes nothing.
+A thin client: everything shown is read from files, and whatever takes long is another process. Closing or reloading
+the page, or ending the interface, changes nothing.
 """
 
 from __future__ import annotations
 
 import os
+from importlib import import_module
 from pathlib import Path
 
 import gradio as gr
 from starlette.middleware import Middleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
-from app.pages import predict, runs
+from app.history import Histories
+from app.jobs import Jobs
+from app.machine import Machine
+from app.shared import Shared
+from app.workspace import Workspace
 
 REFRESH_SECONDS = 2.0
-CSS = """
-.gradio-container {width: 100%; max-width: 1200px !important; margin: 0 auto !important}
-#runs * {font-family: var(--font); font-variant-numeric: tabular-nums}
-.note {overflow-wrap: anywhere}
-.note.problem {color: var(--error-text-color)}
-.confidence-set .text {white-space: normal; overflow-wrap: anywhere}
-"""
+LARGEST_UPLOAD = "8gb"
+PAGES = ("data", "plan", "train", "runs", "predict", "system")
+HEADER = """<header class="top"><h1>fanin</h1><p>Text classifiers with very many labels, trained on your own card.</p>
+</header>"""
 
 
-def build(root: Path) -> gr.Blocks:
-    """The interface over the runs in `root`."""
-    with gr.Blocks(title="fanin", analytics_enabled=False, delete_cache=(3600, 3600), fill_width=True) as interface:
-        gr.Markdown("# fanin\nText classifiers with very many labels: trainings on this machine, and their models.")
+def build(workspace: Workspace) -> gr.Blocks:
+    """The interface over the runs and datasets of `workspace`."""
+    with gr.Blocks(title="fanin", analytics_enabled=False, delete_cache=(3600, 86400), fill_width=True) as interface:
+        gr.HTML(HEADER)
         timer = gr.Timer(REFRESH_SECONDS)
-        ticks = [interface.load, timer.tick]
-        with gr.Tab("Runs"):
-            runs.build(root, ticks)
-        with gr.Tab("Predict"):
-            predict.build(root, ticks)
+        jobs = Jobs(workspace.jobs)
+        with gr.Tabs(elem_id="pages") as tabs:
+            ticks = [interface.load, timer.tick]
+            shared = Shared(workspace, jobs, Machine(jobs), Histories(), ticks, tabs)
+            pages = {}
+            for name in PAGES:
+                with gr.Tab(name.capitalize(), id=name):
+                    pages[name] = import_module(f"app.pages.{name}").build(shared)
+        for page in pages.values():
+            if page is not None:
+                page.connect()
     return interface
 
 
-def serve(root: Path, host: str, port: int, auth: tuple[str, str] | None, loopback: bool) -> None:
-    """Serves `build(root)` until Ctrl+C."""
+def serve(workspace: Workspace, host: str, port: int, auth: tuple[str, str] | None, loopback: bool) -> None:
+    """Serves `build(workspace)` until Ctrl+C."""
     # Gradio asks itself whether it is up; a proxy for the outside world cannot answer that.
     direct = filter(None, (os.environ.get("no_proxy", os.environ.get("NO_PROXY")), "localhost,127.0.0.1,::1", host))
     os.environ["no_proxy"] = os.environ["NO_PROXY"] = ",".join(direct)
     # A page of another site that lets its name resolve to 127.0.0.1 still sends that name (DNS rebinding).
     names = ["localhost", "127.0.0.1", "::1", "[::1]", host] if loopback else ["*"]
-    interface = build(root)
-    interface.queue(max_size=64)
+    interface = build(workspace)
+    interface.queue(max_size=64, default_concurrency_limit=8)
     interface.launch(
         server_name=f"[{host}]" if ":" in host else host,
         server_port=port,
         auth=auth,
         share=False,
         allowed_paths=[],
-        max_file_size="1mb",
+        max_file_size=LARGEST_UPLOAD,
         enable_monitoring=False,
         run_history=False,
         mcp_server=False,
@@ -61,10 +69,29 @@ def serve(root: Path, host: str, port: int, auth: tuple[str, str] | None, loopba
         ssr_mode=False,
         app_kwargs={"middleware": [Middleware(TrustedHostMiddleware, allowed_hosts=names, www_redirect=False)]},
         footer_links=[],
-        theme=gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]),
-        css=CSS,
+        theme=theme(),
+        css_paths=[Path(__file__).parent / "style.css"],
         prevent_thread_lock=True,
         quiet=True,
     )
-    print(f"Runs in {root.resolve()}: open {interface.local_url} (Ctrl+C ends it)", flush=True)
+    where = f"Runs in {workspace.runs.resolve()}, datasets in {workspace.datasets.resolve()}"
+    print(f"{where}: open {interface.local_url} (Ctrl+C ends the interface; trainings go on)", flush=True)
     interface.block_thread()
+
+
+def theme() -> gr.themes.Base:
+    """Colours that keep their contrast in light and dark, fonts that every machine has, the corners a little round."""
+    return gr.themes.Default(
+        primary_hue=gr.themes.colors.indigo,
+        neutral_hue=gr.themes.colors.slate,
+        radius_size=gr.themes.sizes.radius_md,
+        font=["system-ui", "sans-serif"],
+        font_mono=["ui-monospace", "monospace"],
+    ).set(
+        button_primary_background_fill="*primary_600",
+        button_primary_background_fill_dark="*primary_600",
+        button_primary_background_fill_hover="*primary_700",
+        button_primary_background_fill_hover_dark="*primary_700",
+        button_primary_text_color="white",
+        button_primary_text_color_dark="white",
+    )

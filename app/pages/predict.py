@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import gradio as gr
 
 from app.pages.runs import percent
+from app.shared import Shared
 from engine.errors import ConfigError, DataError, EngineError
 from engine.runs import list_runs
 
@@ -88,8 +89,9 @@ def choices(root: Path) -> list[tuple[str, str]]:
     return found
 
 
-def build(root: Path, ticks: list) -> None:
+def build(shared: Shared) -> None:
     """Lays the page out inside the current Blocks; `ticks` are the events that refresh the list of models."""
+    root, ticks = shared.workspace.runs, shared.ticks
     models = Models(root)
     none = note("no finished run has a model yet; the page Runs shows what there is")
     hint = note("the labels of your text appear here")

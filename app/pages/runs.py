@@ -9,6 +9,7 @@ from typing import Any
 
 import gradio as gr
 
+from app.shared import Shared
 from engine.runs import RunSummary, list_runs
 
 COLUMNS = {
@@ -23,8 +24,9 @@ COLUMNS = {
 SIGNS = {"completed": "✓", "stopped": "■", "failed": "✗"}
 
 
-def build(root: Path, ticks: list) -> None:
+def build(shared: Shared) -> None:
     """Lays the page out inside the current Blocks; `ticks` are the events that refresh it."""
+    root, ticks = shared.workspace.runs, shared.ticks
     note = gr.HTML(none_yet(root), visible=False)
     table = gr.Dataframe(
         headers=list(COLUMNS),

@@ -1,0 +1,68 @@
+"""The folders that the browser interface works on, and the ids by which a page names what lies in them.
+
+A page never sends a path: it sends an id, which is compared with a listing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from engine.data.builtin import BUILT_IN, folder_of
+from engine.data.manifest import MANIFEST, read_manifest
+from engine.errors import ConfigError, DataError
+
+TITLES = {
+    "python-stdlib": "Python API finder, small: what the standard library documents",
+    "python-api": "Python API finder: what the installed packages document",
+}
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """runs: folder of the runs · datasets: folder in which every dataset directory is a dataset."""
+
+    runs: Path
+    datasets: Path
+
+    @property
+    def jobs(self) -> Path:
+        """Folder of the commands that the interface started, see `app.jobs`."""
+        return self.runs / ".jobs"
+
+    def dataset_ids(self) -> list[str]:
+        """Of the built-in corpora, made or not, and of the datasets in the folder, by name."""
+        found = []
+        if self.datasets.is_dir():
+            found = sorted(p.name for p in self.datasets.iterdir() if (p / MANIFEST).is_file())
+        return [*TITLES, *(id for id in found if id not in BUILT_IN)]
+
+    def dataset_choices(self) -> list[tuple[str, str]]:
+        """(text, id) of every dataset."""
+        return [(self._title(id), id) for id in self.dataset_ids()]
+
+    def dataset_path(self, id: str) -> Path:
+        """The dataset directory of that id; a built-in corpus may not be made yet. Raises ConfigError."""
+        if id not in self.dataset_ids():
+            raise ConfigError("this dataset is not there any more; choose another")
+        return folder_of(id) if id in BUILT_IN else self.datasets / id
+
+    def data_path(self, id: str) -> str:
+        """What `data.path` has to be for that dataset. Raises ConfigError."""
+        path = self.dataset_path(id)
+        return id if id in BUILT_IN else str(path)
+
+    def label_count(self, id: str) -> int | None:
+        """Labels of a dataset; None for a built-in corpus that is not made yet. Raises ConfigError."""
+        return _labels(self.dataset_path(id))
+
+    def _title(self, id: str) -> str:
+        labels = _labels(self.dataset_path(id))
+        return TITLES.get(id, id) + (f" ({labels:,} labels)" if labels is not None else "")
+
+
+def _labels(path: Path) -> int | None:
+    try:
+        return read_manifest(path)[0]["n_labels"]
+    except DataError:
+        return None

@@ -17,6 +17,7 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 from app.history import Histories
 from app.jobs import Jobs
 from app.machine import Machine
+from app.runlist import RunList
 from app.shared import Shared
 from app.workspace import Workspace
 
@@ -35,7 +36,7 @@ def build(workspace: Workspace) -> gr.Blocks:
         jobs = Jobs(workspace.jobs)
         with gr.Tabs(elem_id="pages") as tabs:
             ticks = [interface.load, timer.tick]
-            shared = Shared(workspace, jobs, Machine(jobs), Histories(), ticks, tabs)
+            shared = Shared(workspace, jobs, Machine(jobs), RunList(workspace.runs), Histories(), ticks, tabs)
             pages = {}
             for name in PAGES:
                 with gr.Tab(name.capitalize(), id=name):

@@ -11,6 +11,7 @@ import gradio as gr
 from app.history import Histories
 from app.jobs import Jobs
 from app.machine import Machine
+from app.runlist import RunList
 from app.workspace import Workspace
 
 QUIET = {"show_progress": "hidden", "api_visibility": "private"}  # of events that refresh something
@@ -25,6 +26,7 @@ class Shared:
     workspace: Workspace
     jobs: Jobs
     machine: Machine
+    runs: RunList
     histories: Histories
     ticks: list[Callable]
     tabs: gr.Tabs

@@ -119,7 +119,7 @@ class _Axis:
         if log:
             low, high = math.log10(low), math.log10(high)
         if high - low < 1e-12 * max(1.0, abs(high)):
-            low, high = (low - 0.5, high + 0.5) if not tight else (low, low + 1)
+            low, high = (low - 0.5, high + 0.5)
         if log:
             step = max(1, math.ceil((high - low) / 5))
             first, last = math.floor(low), math.ceil(high)

@@ -20,7 +20,9 @@ def escape(text: object) -> str:
 
 def note(text: str, problem: bool = False) -> str:
     """A remark of one sentence."""
-    text = text[:1].upper() + text[1:] + ("" if text.endswith((".", "?", "…")) else ".")
+    first = text.split(" ", 1)[0]
+    begin = text[:1] if "." in first[:-1] else text[:1].upper()  # names of settings and files stay as they are
+    text = begin + text[1:] + ("" if text.endswith((".", "?", "…")) else ".")
     kind = 'class="note problem" role="alert"' if problem else 'class="note"'
     return f"<p {kind}>{escape(text)}</p>"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import gradio as gr
@@ -24,6 +25,8 @@ from app.shared import QUIET, Shared
 from engine.config import KEYS
 from engine.errors import ConfigError, EngineError
 
+LOOKING = "this machine is still being looked at, some seconds"
+LOOKING_SECONDS = 60.0
 RUNS_OFFERED = 100
 FIELDS_IN_A_ROW = 3
 NONE_YET = note("no training yet: start one above")
@@ -115,9 +118,13 @@ class TrainPage:
         gr.on(
             [f.change for f in form], self._preview, form, [self.said, self.line], trigger_mode="always_last", **QUIET
         )
+        for setting in self.settings:
+            field = self.fields[setting.key]
+            if not setting.options:
+                field.blur(self._check(setting), [self.profile, field], [field], **QUIET)
         self.overrides.change(self._take, [self.overrides], [self.profile, *fields], **QUIET)
         self.start.click(
-            self._start, form, [self.run, self.said, self.offered], validator=self._validate, api_visibility="private"
+            self._start, form, [self.run, self.said, self.offered, *fields], api_visibility="private"
         ).then(self._look, [self.run, gr.State()], [*view, self.seen], **QUIET)
         for button, act in ((self.stop, launch.stop), (self.resume, launch.resume)):
             button.click(self._act(act), [self.run], [self.said], api_visibility="private").then(
@@ -202,33 +209,44 @@ class TrainPage:
             profile = self._profile(profile)
             config, _, filled = self._configuration(data, profile, name, given)
         except EngineError as error:
-            return gr.update(value=note(str(error), problem=True), visible=True), gr.skip()
+            return gr.update(value=note(str(error), problem=str(error) != LOOKING), visible=True), gr.skip()
         always = {"data.path": config.data.path} | ({"run.name": config.run.name} if config.run.name else {})
         text, wrong = planned(self.shared, config, data)
         return gr.update(value=note(text, wrong), visible=bool(text)), command(profile, filled, always)
 
-    def _validate(self, data: str, profile: str, name: str, *given: str) -> list:
-        """An error at each field that has one."""
-        try:
-            used = self._profile(profile)
-        except EngineError:
-            used = "cpu"
-        problems = [problem(used, key, text or "") for key, text in zip(self.fields, given, strict=True)]
-        return [gr.validate(True, "")] * 3 + [gr.validate(not what, what) for what in problems]
+    def _check(self, setting: Setting):
+        """A function of (profile, text) that says below a field what is wrong with it."""
 
-    def _start(self, data: str, profile: str, name: str, *given: str) -> tuple:
+        def checked(profile: str, text: str | None) -> Any:
+            try:
+                used = self._profile(profile)
+            except EngineError:
+                used = "cpu"
+            return _told(setting, problem(used, setting.key, text or ""))
+
+        return checked
+
+    def _start(self, data: str, profile: str, name: str, *given: str) -> Iterator[tuple]:
+        same = [gr.skip() for _ in given]
+        if profile == "auto" and not self.shared.machine.wait(0):
+            told = gr.update(value=note(f"{LOOKING}; then the training starts"), visible=True)
+            yield gr.skip(), told, gr.skip(), *same
+            self.shared.machine.wait(LOOKING_SECONDS)
         try:
             profile = self._profile(profile)
+            problems = [problem(profile, s.key, text or "") for s, text in zip(self.settings, given, strict=True)]
+            same = [_told(s, what) if what else gr.skip() for s, what in zip(self.settings, problems, strict=True)]
             config, origins, _ = self._configuration(data, profile, name, given)
             text, wrong = planned(self.shared, config, data)
             if wrong:
                 raise ConfigError(text)
             id = launch.start(config, profile, origins)
         except EngineError as error:
-            return gr.skip(), gr.update(value=note(str(error), problem=True), visible=True), gr.skip()
+            yield gr.skip(), gr.update(value=note(str(error), problem=True), visible=True), gr.skip(), *same
+            return
         self.shared.runs.forget()
         runs = [(f"{run.id} ({run.state})", run.id) for run in self.shared.runs()[:RUNS_OFFERED]]
-        return gr.update(choices=runs, value=id), gr.update(visible=False), None
+        yield gr.update(choices=runs, value=id), gr.update(visible=False), None, *same
 
     def _act(self, act):
         def acted(id: str | None):
@@ -247,6 +265,11 @@ class TrainPage:
             return [gr.skip()] * (1 + len(self.fields))
         chosen = {key: str(value) for key, value in given.items() if key in KEYS}
         return [given.get("profile", gr.skip()), *(chosen.get(key, "") for key in self.fields)]
+
+
+def _told(setting: Setting, problem: str) -> Any:
+    """The field with what is wrong below its title, or with its usual words."""
+    return gr.update(info=f"⚠ {problem}" if problem else setting.words, elem_classes=["wrong"] if problem else [])
 
 
 def build(shared: Shared) -> TrainPage:

@@ -7,6 +7,7 @@ the page, or ending the interface, changes nothing.
 from __future__ import annotations
 
 import os
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -34,17 +35,22 @@ def build(workspace: Workspace) -> gr.Blocks:
     """The interface over the runs and datasets of `workspace`."""
     with gr.Blocks(title="fanin", analytics_enabled=False, delete_cache=(3600, 86400), fill_width=True) as interface:
         head = gr.HTML(header(None), elem_id="head")
-        timer = gr.Timer(REFRESH_SECONDS)
+        always = gr.Timer(REFRESH_SECONDS)
         jobs = Jobs(workspace.jobs)
-        with gr.Tabs(elem_id="pages") as tabs:
-            ticks = [interface.load, timer.tick]
-            shared = Shared(workspace, jobs, Machine(jobs), RunList(workspace.runs), Histories(), ticks, tabs)
-            pages = {}
+        shared = Shared(workspace, jobs, Machine(jobs), RunList(workspace.runs), Histories())
+        pages, timers, openings = {}, [], []
+        with gr.Tabs(elem_id="pages") as shared.tabs:
             for name in PAGES:
-                with gr.Tab(name.capitalize(), id=name):
+                # Only the page that is open looks for news.
+                timers.append(gr.Timer(REFRESH_SECONDS, active=name == PAGES[0]))
+                with gr.Tab(name.capitalize(), id=name) as tab:
+                    openings.append(tab.select)
+                    shared.ticks = [interface.load, tab.select, timers[-1].tick]
                     pages[name] = import_module(f"app.pages.{name}").build(shared)
+        for opened, opening in enumerate(openings):
+            opening(partial(_only, opened), None, timers, **QUIET)
         said = gr.State()
-        gr.on(ticks, lambda before: _now(shared, before), [said], [head, said], **QUIET)
+        gr.on([interface.load, always.tick], lambda before: _now(shared, before), [said], [head, said], **QUIET)
         for page in pages.values():
             if page is not None:
                 page.connect()
@@ -58,6 +64,10 @@ def header(active: RunSummary | None) -> str:
         share = f" {active.step / active.total:.0%}" if active.total else ""
         now = chip(active.state, f"{active.id}: {active.state}{share}")
     return f'<header class="top">{TITLE}{now}</header>'
+
+
+def _only(opened: int) -> list[gr.Timer]:
+    return [gr.Timer(active=number == opened) for number in range(len(PAGES))]
 
 
 def _now(shared: Shared, before: str | None) -> tuple[Any, Any]:

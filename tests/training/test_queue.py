@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 
+import psutil
 import pytest
 from test_runs_end_to_end import SOURCE, assert_same_bits, train, wait_for
 
@@ -96,6 +97,22 @@ def test_runs_take_turns_the_oldest_is_next_and_a_killed_one_holds_nothing(make,
     assert second.wait(60) == 0
     assert younger.state() == "completed"
     assert (younger.path / "log.txt").read_text().count("queued ") == 2
+
+
+def test_a_run_that_is_started_with_queue_waits_without_torch(make, tiny_flags, tmp_path):
+    """Which its own making has loaded."""
+    busy = make(**{"run.name": "busy"})
+    busy.status("training")
+    flags = [*tiny_flags, "--queue", "--json", "--output", str(tmp_path)]
+    with Turn(busy) as turn:
+        assert turn.take()
+        child = subprocess.Popen([sys.executable, "-m", "engine", "train", *flags], cwd=SOURCE)
+        wait_for(lambda: any(run.state == "queued" for run in list_runs(tmp_path)), child)
+        process = psutil.Process(child.pid)
+        assert process.memory_info().rss < 150 * 2**20
+        assert "--json" in process.cmdline()
+        child.terminate()
+        assert child.wait(30) == 75
 
 
 @pytest.mark.parametrize("how", ["stop file", signal.SIGINT, signal.SIGTERM])

@@ -17,11 +17,10 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 from app.history import Histories
 from app.jobs import Jobs
 from app.machine import Machine
-from app.shared import Shared
+from app.shared import LARGEST_UPLOAD, Shared
 from app.workspace import Workspace
 
 REFRESH_SECONDS = 2.0
-LARGEST_UPLOAD = "8gb"
 PAGES = ("data", "plan", "train", "runs", "predict", "system")
 HEADER = """<header class="top"><h1>fanin</h1><p>Text classifiers with very many labels, trained on your own card.</p>
 </header>"""

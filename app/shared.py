@@ -13,6 +13,7 @@ from app.jobs import Jobs
 from app.machine import Machine
 from app.workspace import Workspace
 
+LARGEST_UPLOAD = "8gb"  # of one file
 QUIET = {"show_progress": "hidden", "api_visibility": "private"}  # of events that refresh something
 
 

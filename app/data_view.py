@@ -16,13 +16,14 @@ from app.jobs import Job
 from engine.data.problems import REPORT
 
 ROWS = 3  # of each split, shown at a time
+ENDED = {"completed": "imported", "stopped": "cancelled", "failed": "failed"}
 _READ_PROBLEMS = 5000  # lines of the list of rows that were left out
 _CELL = 160  # characters of an uploaded table's cell
 
 
 def overview(report: dict[str, Any], meta: dict[str, Any]) -> str:
     """Figures, warnings and charts of a dataset. report: of `engine data inspect` · meta: `dataset.json`."""
-    return f"{_tiles(report)}{_warnings(report, meta)}{_charts(report)}{_origin(report, meta)}"
+    return f"{_tiles(report)}{_warnings(report, meta)}{_charts(report)}"
 
 
 def _tiles(report: dict[str, Any]) -> str:
@@ -31,7 +32,7 @@ def _tiles(report: dict[str, Any]) -> str:
     used = report["labels"] - frequency["never"]
     return tiles(
         [
-            ("Training texts", f"{train['texts']:,}", f"{characters['median']:,.0f} characters, the middle one"),
+            ("Training texts", f"{train['texts']:,}", f"median length {characters['median']:,.0f} characters"),
             ("Test texts", f"{test['texts']:,}" if test else "none", "held out to measure with" if test else ""),
             ("Labels", f"{report['labels']:,}", f"{used:,} of them in training texts"),
             (
@@ -52,44 +53,50 @@ def _warnings(report: dict[str, Any], meta: dict[str, Any]) -> str:
 
 
 def warnings(report: dict[str, Any], meta: dict[str, Any]) -> Iterator[str]:
-    """One sentence for each thing that a person should know before training."""
+    """A sentence or two for each thing that a person should know before training."""
     train, test = report["splits"]["train"], report["splits"].get("test")
     frequency, only, labels = report["frequency"], report["only_in_test"], report["labels"]
-    left_out = meta.get("details", {}).get("problems", {})
-    if left_out:
-        yield f"{_count(sum(left_out.values()), 'row')} of the files could not be used; they are listed below."
+    if n := sum(meta.get("details", {}).get("problems", {}).values()):
+        yield f"Left out: {_count(n, 'row')} of the files, for the reasons below."
     if n := train["without_labels"]:
-        yield f"{_count(n, 'training text')} ({percent(n / train['texts'])}) without any label: nothing is learnt from them but to say nothing."
+        yield f"Without any label: {_of(n, train['texts'], 'training text')}. They teach the model to say nothing."
     if n := train["repeated_texts"]:
-        yield f"{_count(n, 'training text')} ({percent(n / train['texts'])}) stand there before, word by word."
+        yield f"Repeating another one word for word: {_of(n, train['texts'], 'training text')}."
     if n := frequency["once"]:
-        yield f"{_count(n, 'label')} ({percent(n / labels)}) seen in one training text only: hard to learn."
+        yield f"In one training text only: {_of(n, labels, 'label')}. They are hard to learn."
     if n := frequency["never"] - only["labels"]:
-        yield f"{_count(n, 'label')} that no text has: they cost memory and are never predicted with good reason."
+        yield f"In no text at all: {_of(n, labels, 'label')}. They cost memory and cannot be learnt."
     if n := only["labels"]:
         examples = ", ".join(only["examples"][:3])
-        yield f"{_count(n, 'label')} in test texts alone: no training can teach them. Such as {examples}."
+        yield f"In test texts alone: {_of(n, labels, 'label')}, such as {examples}. They cannot be learnt."
     if test and (n := test["without_labels"]):
-        yield f"{_count(n, 'test text')} without any label: every prediction for them counts as wrong."
-    if n := report["overlap"]:
-        yield f"{_count(n, 'test text')} ({percent(n / test['texts'])}) are training texts too: the scores will look better than they are."
+        yield f"Without any label: {_of(n, test['texts'], 'test text')}. Every answer to them counts as wrong."
+    if test and (n := report["overlap"]):
+        yield (
+            f"Also among the training texts: {_of(n, test['texts'], 'test text')}. "
+            "They make the scores look better than they are."
+        )
     if test is None:
-        yield "No test texts: a training cannot say how good its model is. Import again with a test share."
+        yield "No test texts, so no training can say how good its model is. Import again with a share held out."
 
 
 def _charts(report: dict[str, Any]) -> str:
-    train = report["splits"]["train"]
-    ranks, frequencies = zip(*report["frequency"]["curve"], strict=True) if report["frequency"]["curve"] else ((), ())
-    return (
-        '<div class="charts">'
-        + line_chart(
-            "How often labels occur", [Series("rarest label", ranks, frequencies)], "rank of the label, the most frequent first",
-            log_x=True, log_y=True,
-        )
-        + histogram("Lengths of the training texts", _trimmed(train["characters"]["histogram"]), "characters, from", "texts")
-        + histogram("Labels of the training texts", train["labels_per_text"]["histogram"], "labels, from", "texts")
-        + "</div>"
-    )  # fmt: skip
+    train, curve = report["splits"]["train"], report["frequency"]["curve"]
+    ranks, frequencies = zip(*curve, strict=True) if curve else ((), ())
+    lengths, sizes = train["characters"]["histogram"], train["labels_per_text"]["histogram"]
+    drawn = [
+        line_chart(
+            "Training texts of a label",
+            [Series("labels", ranks, frequencies)],
+            "rank of the label, the most frequent first",
+            log_x=True,
+            log_y=True,
+            legend=False,
+        ),
+        histogram("Lengths of the training texts", _trimmed(lengths), "characters, from", "texts"),
+        histogram("Labels of a training text", sizes, "labels, from", "texts"),
+    ]
+    return f'<div class="charts">{"".join(drawn)}</div>'
 
 
 def _trimmed(bins: Sequence[Sequence[int]]) -> list[Sequence[int]]:
@@ -98,42 +105,35 @@ def _trimmed(bins: Sequence[Sequence[int]]) -> list[Sequence[int]]:
     return list(bins[first:])
 
 
-def _origin(report: dict[str, Any], meta: dict[str, Any]) -> str:
-    details, rows = meta.get("details", {}), []
+def origin(folder: Path, meta: dict[str, Any]) -> str:
+    """Where a dataset comes from and what its import decided, and the rows that it left out."""
+    details, known = meta.get("details", {}), []
     if "format" in details:
-        rows.append(("Files", f"{', '.join(meta['sources'])} ({details['format']})"))
+        known.append(("Files", f"{', '.join(meta['sources'])} ({details['format']})"))
     if details.get("delimiter") is not None:
         signs = {"": "nothing, a field is one label", " ": "a space", "\t": "a tab", "list": "written as a list"}
-        rows.append(("Between labels", signs.get(details["delimiter"], details["delimiter"])))
+        known.append(("Between labels", signs.get(details["delimiter"], details["delimiter"])))
     if "test_fraction" in details:
-        rows.append(
-            ("Held out for testing", f"{percent(details['test_fraction'])}, chosen with seed {details['seed']}")
-        )
-    rows.append(("Folder", report["path"]))
-    return f'<h3 class="head">Where it comes from</h3>{facts(rows)}'
+        share, seed = details["test_fraction"], details["seed"]
+        known.append(("Held out for testing", f"{percent(share)}, chosen with seed {seed}"))
+    known.append(("Folder", str(folder.resolve())))
+    return f'{_left_out(folder, details)}<h3 class="head">Where it comes from</h3>{facts(known)}'
 
 
-def left_out(folder: Path, details: dict[str, Any]) -> str:
-    """The rows that an import left out, by what is wrong with them, the first of each with its place."""
+def _left_out(folder: Path, details: dict[str, Any]) -> str:
+    """The rows that an import left out, by what is wrong with them; the first of each with its place."""
     counts = details.get("problems")
     if not counts:
         return ""
-    first: dict[str, dict[str, str]] = {}
+    first: dict[str, tuple[str, str]] = {}
     with suppress(OSError, ValueError), (folder / REPORT).open(encoding="utf-8") as file:
         for line in islice(file, _READ_PROBLEMS):
             problem = json.loads(line)
-            first.setdefault(problem["kind"], problem)
-    rows = [
-        (
-            kind,
-            f"{count:,}",
-            Path(first[kind]["where"]).name if kind in first else "",
-            first.get(kind, {}).get("what", ""),
-        )
-        for kind, count in counts.items()
-    ]
-    head = f'<h3 class="head">Rows that were left out</h3>{table(("What", "Rows", "First", "What is wrong there"), rows, [1], "rows left out")}'
-    return head + facts([("All of them", str(folder / REPORT))])
+            first.setdefault(problem["kind"], (Path(problem["where"]).name, problem["what"]))
+    found = [(kind, f"{count:,}", *first.get(kind, ("", ""))) for kind, count in counts.items()]
+    listed = table(("What", "Rows", "First", "What is wrong there"), found, [1], "rows that were left out")
+    all_of_them = facts([("All of them", str((folder / REPORT).resolve()))])
+    return f'<h3 class="head">Rows that were left out</h3>{listed}{all_of_them}'
 
 
 def rows(report: dict[str, Any], page: int) -> str:
@@ -180,29 +180,33 @@ def running(job: Job) -> str:
 
 def ended(job: Job) -> str:
     """What became of an import."""
-    state = "stopped" if cancelled(job) else "completed" if job.state == "done" else "failed"
-    words = {"stopped": "cancelled", "completed": "imported", "failed": "failed"}[state]
+    state = _state(job)
     role = ' role="alert"' if state == "failed" else ""
-    return f'<p class="note"{role}>{chip(state, words)} {escape(job.details["dataset"])}: {escape(outcome(job))}</p>'
+    words = f"{chip(state, ENDED[state])} {escape(job.details['dataset'])}: {escape(outcome(job))}"
+    return f'<p class="note"{role}>{words}</p>'
+
+
+def _state(job: Job) -> str:
+    """The word that signs and colours go by."""
+    return "completed" if job.state == "done" else "stopped" if cancelled(job) else "failed"
 
 
 def past(jobs: Sequence[Job]) -> str:
     """The imports so far."""
     if not jobs:
         return note("no imports yet")
-    rows = []
-    for job in jobs:
-        state = "running" if job.state == "running" else "cancelled" if cancelled(job) else job.state
-        sign = SIGNS.get({"done": "completed", "cancelled": "stopped"}.get(state, state), "●")
-        rows.append(
-            (
-                when(job.started),
-                job.details["dataset"],
-                f"{sign} {state}",
-                outcome(job) if job.state != "running" else "",
-            )
-        )
-    return table(("Started", "Dataset", "State", "What it says"), rows, label="imports so far")
+    found = [(when(job.started), job.details["dataset"], *_became(job)) for job in jobs]
+    return table(("Started", "Dataset", "State", "What it says"), found, label="imports so far")
+
+
+def _became(job: Job) -> tuple[str, str]:
+    if job.state == "running":
+        return "● running", ""
+    return f"{SIGNS[_state(job)]} {ENDED[_state(job)]}", outcome(job)
+
+
+def _of(count: int, total: int, what: str) -> str:
+    return f"{_count(count, what)} ({percent(count / total)})"
 
 
 def _count(count: int, what: str) -> str:

@@ -1,4 +1,4 @@
-"""What the System page shows, as HTML."""
+"""What the System page shows of a report of `engine doctor`, as HTML."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def headline(report: dict[str, Any] | None, problem: str, asking: bool) -> str:
         busy = note(f"the look at this machine failed: {problem}", problem=True)
     if report is None:
         return busy
-    words = verdict(report).replace(" above", " below").replace("`", "")
+    words = verdict(report).replace(" above", " below").replace("`engine train`", "training")
     state, sign = ("completed", "ready") if report["works"] else ("failed", "not ready")
     said = words.partition(": ")[2]
     return f'<h2 class="verdict">{chip(state, sign)} {escape(said[:1].upper() + said[1:])}</h2>{busy}'

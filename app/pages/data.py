@@ -7,7 +7,7 @@ from typing import Any
 import gradio as gr
 
 from app.bring import Bring
-from app.data_view import ended, left_out, overview, past, rows, running
+from app.data_view import ended, origin, overview, past, rows, running
 from app.html import note
 from app.imports import Imports
 from app.inspections import Inspections, Look
@@ -36,14 +36,13 @@ class DataPage:
         self.imports = Imports(shared.workspace, shared.jobs)
         self.inspections = Inspections(shared.workspace, shared.jobs)
         self.seen, self.following, self.leaf = gr.State(), gr.State(), gr.State(0)
-        with gr.Row(equal_height=False):
+        with gr.Row(equal_height=True):
             self.dataset = gr.Dropdown(
-                [], label="Dataset", info="texts with their labels, to train on", scale=3, elem_id="dataset",
+                [], label="Dataset", scale=3,
+                info="texts with their labels; the built-in corpus is Python's own documentation", elem_id="dataset",
                 interactive=True,
             )  # fmt: skip
-            with gr.Column(scale=1, min_width=220):
-                self.built_in = gr.Button("Use the built-in corpus")
-                gr.HTML(note("Python's own documentation: from a sentence to the function that does it"))
+            self.built_in = gr.Button("Use the built-in corpus", scale=1, min_width=220)
         self.active = gr.HTML(visible=False, elem_id="import-progress")
         self.cancel = gr.Button("Cancel the import", variant="stop", size="sm", visible=False)
         self.problem = gr.HTML(elem_id="data-problem")
@@ -61,13 +60,13 @@ class DataPage:
         self.make = gr.Button("Make this corpus", visible=False)
         self.rows = gr.HTML(elem_id="rows")
         self.others = gr.Button("Show other rows", size="sm", visible=False)
-        self.left_out = gr.HTML(elem_id="left-out")
+        self.origin = gr.HTML(elem_id="origin")
         with gr.Accordion("Imports so far", open=False):
             self.past = gr.HTML(elem_id="imports")
         self._wire()
 
     def _wire(self) -> None:
-        shown = [self.about, self.make, self.rows, self.others, self.left_out, self.delete, self.leaf, self.seen]
+        shown = [self.about, self.make, self.rows, self.others, self.origin, self.delete, self.leaf, self.seen]
         form = [self.bring.files, self.bring.name, self.bring.box]
         gr.on(
             self.shared.ticks, self._refresh, [self.seen, self.following, self.dataset, self.leaf],
@@ -154,7 +153,7 @@ class DataPage:
             self.make: gr.update(visible=look.state == "absent"),
             self.rows: gr.update(value=rows(look.report, leaf) if done else "", visible=done),
             self.others: gr.update(visible=done),
-            self.left_out: left_out(self.workspace.dataset_path(id), look.meta["details"]) if done else "",
+            self.origin: origin(self.workspace.dataset_path(id), look.meta) if done else "",
             self.delete: gr.update(visible=id not in BUILT_IN),
             self.leaf: leaf,
         }

@@ -23,7 +23,8 @@ def build(shared: Shared) -> None:
     """Lays the page out inside the current Blocks."""
     machine, workspace = shared.machine, shared.workspace
     top = gr.HTML(elem_id="verdict")
-    again = gr.Button("Look again", size="sm")
+    with gr.Row():
+        again = gr.Button("Look again", size="sm", scale=0, min_width=160)
     mend = gr.HTML(js_on_load=COPY, elem_id="findings")
     measures = gr.HTML(elem_id="gauges")
     table = gr.HTML(elem_id="doctor")

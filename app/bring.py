@@ -36,9 +36,9 @@ DELIMITERS = [
     ("space", " "), ("nothing: the whole field is one label", WHOLE),
 ]  # fmt: skip
 ACCEPTED = (
-    "One table (.csv, .tsv, .jsonl or .parquet), a train and a test table, or the files of a folder in one of the layouts "
-    "that papers on very many labels use (trn.json and lbl.json; train_raw_texts.txt and train_labels.txt; trn_X.txt and "
-    "trn_X_Y.txt; X.trn.txt and Y.trn.npz). Texts may be packed with gzip. "
+    "One table (.csv, .tsv, .jsonl or .parquet), a train and a test table, or the files of a folder as papers on very "
+    "many labels use them (trn.json and lbl.json; train_raw_texts.txt and train_labels.txt; trn_X.txt and trn_X_Y.txt; "
+    "X.trn.txt and Y.trn.npz). Texts may be packed with gzip. "
 )
 
 
@@ -77,7 +77,7 @@ class Bring:
             with gr.Accordion("More settings", open=False):
                 self.test = gr.Slider(
                     0, 50, value=10, step=1, label="Held out for testing, in %",
-                    info="these texts are not learnt from; the model is measured on them. Files with a test set need none",
+                    info="not learnt from: the model is measured on these texts; files with a test set need none",
                 )  # fmt: skip
                 self.seed = gr.Number(
                     value=0, precision=0, label="Seed", info="another number holds out other texts", elem_id="seed"

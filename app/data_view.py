@@ -96,7 +96,7 @@ def _charts(report: dict[str, Any]) -> str:
         histogram("Lengths of the training texts", _trimmed(lengths), "characters, from", "texts"),
         histogram("Labels of a training text", sizes, "labels, from", "texts"),
     ]
-    return f'<div class="charts">{"".join(drawn)}</div>'
+    return f'<div class="charts small">{"".join(drawn)}</div>'
 
 
 def _trimmed(bins: Sequence[Sequence[int]]) -> list[Sequence[int]]:

@@ -65,13 +65,14 @@ class Inspections:
         return report if isinstance(report, Look) else Look("done", report=report, meta=meta)
 
     def _answer(self, id: str, path: Path, digest: str, kept: Path, again: bool) -> Look | dict[str, Any]:
-        job = next((job for job in self.jobs.list(KIND) if job.details == {"digest": digest, "folder": str(path)}), None)
+        about = {"digest": digest, "folder": str(path)}
+        job = next((job for job in self.jobs.list(KIND) if job.details == about), None)
         if job is None or (job.state == "failed" and again):
             if job is not None:
                 self.jobs.remove(job.id)
             asked = ["data", "inspect", str(path), "--samples", str(SAMPLES), "--json"]
             title = f"looking at {id}"
-            job = self.jobs.start(self.jobs.prepare(KIND), title, asked, digest=digest, folder=str(path))
+            job = self.jobs.start(self.jobs.prepare(KIND), title, asked, **about)
         if job.state == "running":
             return Look(
                 "running", f"counting texts and labels of {id}, since {when(job.started)}; large data take minutes"

@@ -9,40 +9,61 @@ from __future__ import annotations
 import os
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import gradio as gr
 from starlette.middleware import Middleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from app.history import Histories
+from app.html import chip
 from app.jobs import Jobs
 from app.machine import Machine
-from app.shared import LARGEST_UPLOAD, Shared
+from app.runlist import RunList
+from app.shared import LARGEST_UPLOAD, QUIET, Shared
 from app.workspace import Workspace
+from engine.runs import RunSummary
 
 REFRESH_SECONDS = 2.0
 PAGES = ("data", "plan", "train", "runs", "predict", "system")
-HEADER = """<header class="top"><h1>fanin</h1><p>Text classifiers with very many labels, trained on your own card.</p>
-</header>"""
+TITLE = "<h1>fanin</h1><p>Text classifiers with very many labels, trained on your own card.</p>"
 
 
 def build(workspace: Workspace) -> gr.Blocks:
     """The interface over the runs and datasets of `workspace`."""
     with gr.Blocks(title="fanin", analytics_enabled=False, delete_cache=(3600, 86400), fill_width=True) as interface:
-        gr.HTML(HEADER)
+        head = gr.HTML(header(None), elem_id="head")
         timer = gr.Timer(REFRESH_SECONDS)
         jobs = Jobs(workspace.jobs)
         with gr.Tabs(elem_id="pages") as tabs:
             ticks = [interface.load, timer.tick]
-            shared = Shared(workspace, jobs, Machine(jobs), Histories(), ticks, tabs)
+            shared = Shared(workspace, jobs, Machine(jobs), RunList(workspace.runs), Histories(), ticks, tabs)
             pages = {}
             for name in PAGES:
                 with gr.Tab(name.capitalize(), id=name):
                     pages[name] = import_module(f"app.pages.{name}").build(shared)
+        said = gr.State()
+        gr.on(ticks, lambda before: _now(shared, before), [said], [head, said], **QUIET)
         for page in pages.values():
             if page is not None:
                 page.connect()
     return interface
+
+
+def header(active: RunSummary | None) -> str:
+    """The top of every page, with the training that is going on."""
+    now = ""
+    if active:
+        share = f" {active.step / active.total:.0%}" if active.total else ""
+        now = chip(active.state, f"{active.id}: {active.state}{share}")
+    return f'<header class="top">{TITLE}{now}</header>'
+
+
+def _now(shared: Shared, before: str | None) -> tuple[Any, Any]:
+    active = [run for run in shared.runs() if run.active]
+    training = next((run for run in active if run.state != "queued"), next(iter(active), None))
+    text = header(training)
+    return (gr.skip(), gr.skip()) if text == before else (text, text)
 
 
 def serve(workspace: Workspace, host: str, port: int, auth: tuple[str, str] | None, loopback: bool) -> None:
@@ -93,4 +114,10 @@ def theme() -> gr.themes.Base:
         button_primary_background_fill_hover_dark="*primary_700",
         button_primary_text_color="white",
         button_primary_text_color_dark="white",
+        button_cancel_background_fill="#b91c1c",
+        button_cancel_background_fill_dark="#b91c1c",
+        button_cancel_background_fill_hover="#991b1b",
+        button_cancel_background_fill_hover_dark="#991b1b",
+        button_cancel_text_color="white",
+        button_cancel_text_color_dark="white",
     )

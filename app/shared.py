@@ -11,6 +11,7 @@ import gradio as gr
 from app.history import Histories
 from app.jobs import Jobs
 from app.machine import Machine
+from app.runlist import RunList
 from app.workspace import Workspace
 
 LARGEST_UPLOAD = "8gb"  # of one file
@@ -26,6 +27,7 @@ class Shared:
     workspace: Workspace
     jobs: Jobs
     machine: Machine
+    runs: RunList
     histories: Histories
     ticks: list[Callable]
     tabs: gr.Tabs

@@ -44,7 +44,8 @@ def findings(report: dict[str, Any]) -> str:
         mark = chip("failed", "to mend") if finding["blocks"] else chip("queued", "note")
         fix = ""
         if finding["fix"]:
-            fix = f'<div class="fix"><code>{escape(finding["fix"])}</code><button class="copy" type="button">Copy</button></div>'
+            button = '<button class="copy" type="button">Copy</button>'
+            fix = f'<div class="fix"><code>{escape(finding["fix"])}</code>{button}</div>'
         items.append(f"<li>{mark} {escape(finding['what'])}{fix}</li>")
     return f'<h3 class="head">What to mend</h3><ul class="findings">{"".join(items)}</ul>'
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import gradio as gr
@@ -87,14 +88,8 @@ class DataPage:
     def connect(self) -> None:
         """Lets the buttons lead to the pages that work with the dataset."""
         for page, button in (("plan", self.plan), ("train", self.train)):
-            choice = self.shared.choices.get(page)
-            outputs = [self.shared.tabs] + [choice] * (choice is not None)
-            button.click(
-                lambda id, page=page, n=len(outputs): (go(page), id)[:n] if n > 1 else go(page),
-                [self.dataset],
-                outputs,
-                **QUIET,
-            )
+            outputs = [self.shared.tabs, *filter(None, [self.shared.choices.get(page)])]
+            button.click(partial(_leave, page, len(outputs)), [self.dataset], outputs, **QUIET)
 
     def _refresh(self, seen: dict | None, following: str | None, chosen: str | None, leaf: int) -> Any:
         """Updates of whatever is new since `seen`."""
@@ -216,3 +211,8 @@ class DataPage:
         except EngineError as error:
             return gr.update(visible=False), note(str(error), problem=True)
         return gr.update(visible=False), note(f"{id} is deleted")
+
+
+def _leave(page: str, outputs: int, id: str) -> Any:
+    """Updates that open another page, and choose the dataset there where it has such a choice."""
+    return go(page) if outputs == 1 else (go(page), id)

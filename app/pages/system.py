@@ -31,7 +31,7 @@ def build(shared: Shared) -> None:
     used = gr.HTML(elem_id="folders")
     with gr.Accordion("Report to copy, for a question or a bug report", open=False):
         report = gr.Textbox(
-            show_label=True, label="What engine doctor says", lines=12, max_lines=40, interactive=False, buttons=["copy"],
+            label="What engine doctor says", lines=12, max_lines=40, interactive=False, buttons=["copy"],
             elem_id="report",
         )  # fmt: skip
     shown = gr.State()

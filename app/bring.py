@@ -86,10 +86,10 @@ class Bring:
                 self.strict = gr.Checkbox(
                     label="Stop at the first bad row", info="otherwise bad rows are left out, counted and listed"
                 )
-            self.start = gr.Button("Import", variant="primary", elem_id="import")
             self.command = gr.Textbox(
                 label="The same on the command line", buttons=["copy"], interactive=False, lines=2, elem_id="command"
             )
+            self.start = gr.Button("Import", variant="primary", elem_id="import")
         self.found = gr.State()
         self._wire()
 
@@ -122,8 +122,8 @@ class Bring:
 
     def _look(self, files: list[str] | None, name: str) -> tuple:
         """Updates of what depends on the files."""
-        nothing = (None, gr.update(visible=False), gr.update(choices=[], value=[]), gr.update(choices=[], value=None))
-        nothing += (gr.update(interactive=True), gr.skip(), "", "")
+        # The fields keep their choices: what a browser sends while it empties them is still checked against these.
+        nothing = (None, gr.update(visible=False), gr.skip(), gr.skip(), gr.update(interactive=True), gr.skip(), "", "")
         if not files:
             return "", *nothing
         try:
@@ -131,14 +131,14 @@ class Bring:
         except EngineError as error:
             return note(str(error), problem=True), *nothing
         columns = found["columns"]
-        text, labels = _guess(columns, TEXT_NAMES), _guess(columns, LABEL_NAMES)
+        text, labels = _guesses(columns, TEXT_NAMES, ["title"]), _guesses(columns, LABEL_NAMES)
         missing = [words for words, column in ((NO_TEXT, text), (NO_LABELS, labels)) if columns and not column]
         return (
             uploaded(found),
             found,
             gr.update(visible=bool(columns)),
-            gr.update(choices=columns, value=[text] if text else []),
-            gr.update(choices=columns, value=labels),
+            gr.update(choices=columns, value=text),
+            gr.update(choices=columns, value=next(iter(labels), None)),
             gr.update(interactive="test" not in found["splits"]),
             name or self._suggestion(files),
             "".join(note(words, problem=True) for words in missing),
@@ -215,7 +215,8 @@ def _problem(check: Any, *values: Any) -> str:
     return ""
 
 
-def _guess(columns: list[str], usual: Sequence[str]) -> str | None:
-    """The column that is called as such columns usually are."""
+def _guesses(columns: list[str], usual: Sequence[str], before: Sequence[str] = ()) -> list[str]:
+    """The column that is called as such columns usually are, behind those of `before`; none if there is none."""
     by_name = {column.lower(): column for column in reversed(columns)}
-    return next((by_name[name] for name in usual if name in by_name), None)
+    found = next((by_name[name] for name in usual if name in by_name), None)
+    return [*(by_name[name] for name in before if by_name.get(name, found) != found), found] if found else []

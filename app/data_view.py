@@ -115,7 +115,7 @@ def origin(folder: Path, meta: dict[str, Any]) -> str:
         known.append(("Between labels", signs.get(details["delimiter"], details["delimiter"])))
     if "test_fraction" in details:
         share, seed = details["test_fraction"], details["seed"]
-        known.append(("Held out for testing", f"{percent(share)}, chosen with seed {seed}"))
+        known.append(("Held out for testing", f"{100 * share:g} % of the texts, chosen with seed {seed}"))
     known.append(("Folder", str(folder.resolve())))
     return f'{_left_out(folder, details)}<h3 class="head">Where it comes from</h3>{facts(known)}'
 
@@ -165,8 +165,7 @@ def uploaded(found: dict[str, Any]) -> str:
     if not found["columns"]:
         return note(f"understood as {found['format']}: {files}")
     cells = [[cell if len(cell) <= _CELL else cell[: _CELL - 1] + "…" for cell in row] for row in found["rows"]]
-    count = f"{len(cells)} first rows" if len(cells) > 1 else "first row" if cells else "no rows"
-    return note(f"{files}; the {count}:") + table(found["columns"], cells, label="first rows of the file")
+    return note(f"{files}. First rows") + table(found["columns"], cells, label="first rows of the file")
 
 
 def running(job: Job) -> str:

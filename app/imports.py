@@ -133,5 +133,5 @@ def outcome(job: Job) -> str:
     if job.state == "failed":
         return uploads.plain(job.words, job.files)
     made = re.search(r": ([\d,]+ training texts.*)$", job.output(), re.MULTILINE)
-    left_out = re.search(r"^rows left out: ([\d,]+)", job.output(), re.MULTILINE)
+    left_out = re.search(r"^rows left out: ([\d,]*\d)", job.output(), re.MULTILINE)
     return (made[1] if made else "done") + (f"; {left_out[1]} rows were left out" if left_out else "")

@@ -44,8 +44,6 @@ class DataPage:
                 interactive=True,
             )  # fmt: skip
             self.built_in = gr.Button("Use the built-in corpus", scale=1, min_width=220)
-        self.active = gr.HTML(visible=False, elem_id="import-progress")
-        self.cancel = gr.Button("Cancel the import", variant="stop", size="sm", visible=False)
         self.problem = gr.HTML(elem_id="data-problem")
         with gr.Row():
             self.plan = gr.Button("Plan with this data")
@@ -56,7 +54,11 @@ class DataPage:
             with gr.Row():
                 self.yes = gr.Button("Yes, delete it", variant="stop")
                 self.no = gr.Button("No, keep it")
+        self.active = gr.HTML(visible=False, elem_id="import-progress", render=False)
+        self.cancel = gr.Button("Cancel the import", variant="stop", size="sm", visible=False, render=False)
         self.bring = Bring(shared, self.imports, [self.following, self.active, self.cancel])
+        self.active.render()
+        self.cancel.render()
         self.about = gr.HTML(elem_id="about")
         self.make = gr.Button("Make this corpus", visible=False)
         self.rows = gr.HTML(elem_id="rows")
@@ -74,7 +76,7 @@ class DataPage:
             [*shown, *form, self.dataset, self.active, self.cancel, self.past, self.following], **QUIET,
         )  # fmt: skip
         self.dataset.input(self._choose, [self.dataset, self.seen], [*shown, self.problem, self.confirm], **QUIET)
-        begun = [self.following, self.active, self.cancel, self.problem]
+        begun = [self.following, self.active, self.cancel, self.problem, self.bring.box]
         self.built_in.click(
             lambda seen: self._built_in(SMALL, seen), [self.seen], [*begun, *shown, self.dataset], **QUIET
         )
@@ -171,6 +173,7 @@ class DataPage:
         """Shows a built-in corpus, and makes it first if it is not there."""
         seen = dict(seen or {}) | {"shown": None}
         updates = self._show(id, seen, again=True) | {self.dataset: id, self.seen: seen, self.problem: ""}
+        updates[self.bring.box] = gr.update(open=False)
         if seen["shown"][2] == "absent":
             try:
                 job = self.imports.start_built_in(id)

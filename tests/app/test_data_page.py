@@ -7,7 +7,7 @@ import time
 import pytest
 from app_process import serve, stop
 
-from app.bring import _guess
+from app.bring import _guesses
 from app.imports import Choices, Imports, outcome, share
 from app.inspections import Inspections
 from app.jobs import Jobs
@@ -19,7 +19,7 @@ from engine.errors import ConfigError, DataError
 from engine.runs import RunDirectory
 
 WAIT = 20_000  # ms
-ROWS = ["title;body;tags"] + [f"Text {i};more words;x|label {i % 7}" for i in range(60)]
+ROWS = ["title;body;tags"] + [f"Text {i};{i} more words;x|label {i % 7}" for i in range(60)]
 
 
 @pytest.fixture
@@ -91,8 +91,9 @@ def test_an_upload_is_put_beside_the_job_and_stays_where_it_was(tmp_path):
 
 
 def test_usual_columns_are_guessed():
-    assert _guess(["id", "Body", "Title"], ("text", "body", "title")) == "Body"
-    assert _guess(["id"], ("text",)) is None
+    assert _guesses(["id", "Body", "Title"], ("text", "body", "title"), ["title"]) == ["Title", "Body"]
+    assert _guesses(["Title", "id"], ("text", "title"), ["title"]) == ["Title"]
+    assert _guesses(["id"], ("text",)) == []
 
 
 # Imports
@@ -246,10 +247,10 @@ def test_a_table_is_previewed_imported_and_shown(page, place):
     preview = page.locator("#upload-says")
     assert "title" in preview.inner_text() and "Text 4" in preview.inner_text()
     assert page.get_by_label("Column with the labels").input_value() == "tags"
-    command = page.get_by_label("The same on the command line")
+    command = page.locator("#command textarea")
     page.get_by_label("Name of the dataset").fill("papers")
     page.wait_for_function("[...document.querySelectorAll('textarea')].some(t => t.value.includes('--name papers'))")
-    assert "--text-column=body --labels-column=tags" in command.input_value()
+    assert "--text-column=title,body --labels-column=tags" in command.input_value()
     page.get_by_role("button", name="Import", exact=True).click()
     page.locator("#about .tiles").wait_for()
     assert re.search(r"Training texts\s+5\d\s", page.locator("#about").inner_text())
@@ -300,7 +301,7 @@ def test_progress_survives_a_reload_and_an_import_can_be_cancelled(page, place):
 
 def test_the_built_in_corpus_is_one_click_and_a_dataset_goes_after_a_question(page, place):
     page.get_by_role("button", name="Use the built-in corpus").click()
-    page.get_by_text("Python API finder, small", exact=False).first.wait_for()
+    page.wait_for_function("document.querySelector('#dataset input').value.startsWith('Python API finder, small')")
     page.locator("#rows").get_by_text("train text", exact=False).first.wait_for()
     page.wait_for_function("document.querySelector('#about').innerText.includes('Training texts of a label')")
     report = json.loads(next((place / "work/datasets/python-stdlib/cache").glob("inspection-*.json")).read_text())

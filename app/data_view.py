@@ -170,11 +170,11 @@ def uploaded(found: dict[str, Any]) -> str:
 
 def running(job: Job) -> str:
     """The progress of an import."""
-    done = share(job.words)
+    title, done = job.title[:1].upper() + job.title[1:], share(job.words)
     if done is None:
-        return progress(0, f"{job.title}, since {when(job.started)}…")
-    left = "" if done[1] is None else f", about {duration(done[1])} left" if done[0] < 1 else ", almost ready"
-    return progress(done[0], f"{job.title}: {100 * done[0]:.0f} %{left}")
+        return progress(0, f"{title}, since {when(job.started)}…")
+    left = ", almost ready" if done[0] == 1 else "" if done[1] is None else f", about {duration(done[1])} left"
+    return progress(done[0], f"{title}: {100 * done[0]:.0f} %{left}")
 
 
 def ended(job: Job) -> str:

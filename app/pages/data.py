@@ -55,7 +55,7 @@ class DataPage:
                 self.yes = gr.Button("Yes, delete it", variant="stop")
                 self.no = gr.Button("No, keep it")
         self.active = gr.HTML(visible=False, elem_id="import-progress", render=False)
-        self.cancel = gr.Button("Cancel the import", variant="stop", size="sm", visible=False, render=False)
+        self.cancel = gr.Button("Cancel", variant="stop", size="sm", visible=False, render=False)
         self.bring = Bring(shared, self.imports, [self.following, self.active, self.cancel])
         self.active.render()
         self.cancel.render()
@@ -182,6 +182,7 @@ class DataPage:
             updates |= {
                 self.following: job.id,
                 self.active: gr.update(value=running(job), visible=True),
+                self.about: "",
                 self.make: gr.update(visible=False),
                 self.cancel: gr.update(visible=True),
             }

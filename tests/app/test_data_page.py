@@ -290,20 +290,37 @@ def test_progress_survives_a_reload_and_an_import_can_be_cancelled(page, place):
     bar = page.locator("#import-progress [role=progressbar]")
     bar.wait_for()
     page.reload()
-    page.get_by_text(re.compile(r"importing large: \d+ %")).wait_for()
-    page.get_by_role("button", name="Cancel the import").click()
+    page.get_by_text(re.compile(r"Importing large: \d+ %")).wait_for()
+    page.get_by_role("button", name="Cancel").click()
     page.locator("#import-progress").get_by_text("cancelled").first.wait_for()
     assert not [path.name for path in (place / "datasets").iterdir() if path.name.startswith("large")]
-    assert page.get_by_role("button", name="Cancel the import").count() == 0
+    assert page.get_by_role("button", name="Cancel").count() == 0
     page.get_by_role("button", name="Imports so far").click()
     page.locator("#imports").get_by_text("■ cancelled").wait_for()
 
 
-def test_the_built_in_corpus_is_one_click_and_a_dataset_goes_after_a_question(page, place):
+def test_the_built_in_corpus_is_one_click(page, place):
     page.get_by_role("button", name="Use the built-in corpus").click()
-    page.wait_for_function("document.querySelector('#dataset input').value.startsWith('Python API finder, small')")
-    page.locator("#rows").get_by_text("train text", exact=False).first.wait_for()
+    page.wait_for_function("document.querySelector('#dataset input').value.startsWith('Python API finder, standard')")
     page.wait_for_function("document.querySelector('#about').innerText.includes('Training texts of a label')")
     report = json.loads(next((place / "work/datasets/python-stdlib/cache").glob("inspection-*.json")).read_text())
     assert f"{report['labels']:,}" in page.locator("#about").inner_text()
     assert not page.get_by_role("button", name="Delete this dataset").is_visible()
+
+
+def test_a_dataset_goes_on_to_training_or_is_deleted_after_a_question(page, place):
+    """Of the table that was imported before."""
+    page.get_by_label("Dataset", exact=True).click()
+    page.get_by_role("option", name="papers (8 labels)").click()
+    page.locator("#rows").get_by_text("label 3").first.wait_for()
+    page.get_by_role("button", name="Train with this data").click()
+    page.locator("button[role=tab][aria-selected=true]", has_text="Train").wait_for()
+    assert "papers (8 labels)" in page.evaluate("[...document.querySelectorAll('input')].map(input => input.value)")
+    page.get_by_role("tab", name="Data").click()
+    page.get_by_role("button", name="Delete this dataset").click()
+    page.get_by_text("Delete papers for good?").wait_for()
+    assert (place / "datasets" / "papers").is_dir()
+    page.get_by_role("button", name="Yes, delete it").click()
+    page.get_by_text("Papers is deleted").wait_for()
+    assert not (place / "datasets" / "papers").exists()
+    page.wait_for_function("!document.querySelector('#dataset input').value.startsWith('papers')")

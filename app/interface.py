@@ -88,6 +88,8 @@ def theme() -> gr.themes.Base:
         font=["system-ui", "sans-serif"],
         font_mono=["ui-monospace", "monospace"],
     ).set(
+        block_info_text_color="*neutral_600",
+        block_info_text_color_dark="*neutral_300",
         button_primary_background_fill="*primary_600",
         button_primary_background_fill_dark="*primary_600",
         button_primary_background_fill_hover="*primary_700",

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from engine.config import RunConfig, parse_assignment, resolve
@@ -27,7 +26,7 @@ def add_plan(commands: Any, add_command: Callable[..., argparse.ArgumentParser])
     """Adds `plan` to the subparsers; add_command(subparsers, name, help, function) makes one command."""
     plan = add_command(commands, "plan", "what fits in memory, and why; trains nothing", plan_command)
     plan.add_argument("--labels", metavar="N", help="number of labels; without it those of --data")
-    plan.add_argument("--data", metavar="DIR", help="dataset directory")
+    plan.add_argument("--data", metavar="DIR", help="dataset directory, or a built-in corpus")
     plan.add_argument("--vram", metavar="GIB", help="memory of a card that need not be here (default: this machine)")
     plan.add_argument("--encoder", metavar="NAME", help="a common encoder, or a directory with config.json")
     plan.add_argument("--tokens", metavar="N", help="tokens of the longest text")
@@ -63,9 +62,10 @@ def problem_of(options: argparse.Namespace) -> Problem:
     if options.labels is not None:
         labels = _number(options.labels, int, "--labels")
     elif options.data:
+        from engine.data.builtin import folder_of
         from engine.data.store import Dataset
 
-        labels = Dataset.open(Path(options.data)).n_labels
+        labels = Dataset.open(folder_of(options.data)).n_labels
     else:
         raise ConfigError("engine plan needs --labels N, or --data DIR with a dataset")
     hardware = detect(config.hardware.device) if is_here else named_hardware(config, profile)

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from app.html import MIB, escape, note, percent, size, tiles
 from app.words import explained
 from engine.planning.classifier_memory import WEIGHT_BYTES
-from engine.planning.hardware import CUDA_CONTEXT, GIB, Hardware
+from engine.planning.hardware import CUDA_CONTEXT, GIB
 from engine.planning.planner import Plan, Problem
 from engine.planning.report import larger_plans, reasons
 
@@ -79,8 +79,9 @@ def why(problem: Problem, plan: Plan) -> str:
 def phases(plan: Plan) -> str:
     """The peak of each phase, in their order."""
     rows = "".join(
-        f'<div class="phase"><span>{escape(_phase(name))}</span><span class="track"><i style="width:'
-        f'{100 * min(1, value / max(1, plan.budget_bytes)):.1f}%"></i></span><span class="value">{size(value)}</span></div>'
+        f'<div class="phase"><span>{escape(_phase(name))}</span><span class="track">'
+        f'<i style="width:{100 * min(1, value / max(1, plan.budget_bytes)):.1f}%"></i></span>'
+        f'<span class="value">{size(value)}</span></div>'
         for name, value in plan.phases.items()
     )
     return f'<h3 class="head">Peak of each phase</h3><div class="phases">{rows}</div>'
@@ -121,7 +122,8 @@ def _bar(title: str, parts: list[tuple[str, int, str]], free: int, free_name: st
     """(name, bytes, colour) side by side, with what is left, and a legend that says the same in words."""
     whole = max(1, sum(value for _, value, _ in parts) + free)
     segments = "".join(
-        f'<div class="part {colour}" style="width:{100 * value / whole:.2f}%" title="{escape(name)}: {_mib(value)}"></div>'
+        f'<div class="part {colour}" style="width:{100 * value / whole:.2f}%" title="{escape(name)}: {_mib(value)}">'
+        "</div>"
         for name, value, colour in parts
     )
     keys = "".join(
@@ -131,7 +133,8 @@ def _bar(title: str, parts: list[tuple[str, int, str]], free: int, free_name: st
     described = f"{title}. " + ", ".join(f"{name} {_mib(value)}" for name, value, _ in [*parts, (free_name, free, "")])
     return (
         f'<figure class="memory"><figcaption>{escape(title)}</figcaption>'
-        f'<div class="stack" role="img" aria-label="{escape(described)}">{segments}</div><ul class="keys">{keys}</ul></figure>'
+        f'<div class="stack" role="img" aria-label="{escape(described)}">{segments}</div>'
+        f'<ul class="keys">{keys}</ul></figure>'
     )
 
 

@@ -129,7 +129,8 @@ def code(address: str, password: bool, run: Path, text: str, k: int, threshold: 
     python = (
         "from gradio_client import Client\n\n"
         f'client = Client("{address}"{login})\n'
-        f"found = client.predict(\n    run={run.name!r},\n    text={text!r},\n    k={k},\n    threshold={threshold:g},\n"
+        f"found = client.predict(\n    run={run.name!r},\n    text={text!r},\n    k={k},\n"
+        f"    threshold={threshold:g},\n"
         '    api_name="/predict",\n)\nfor label, probability in found.items():\n    print(label, probability)'
     )
     question = json.dumps({"text": text, "k": k, "threshold": threshold}, ensure_ascii=False)

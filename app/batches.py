@@ -18,23 +18,28 @@ from engine.inference.texts import read_texts
 from engine.runs import RunDirectory
 
 KIND = "predict"
-FIRST_LINE = 1 << 20  # bytes looked at for the names of columns
+SAMPLE = 1 << 20  # bytes looked at for the names of columns
 # A bar of `engine.progress` in a log: `predicting:  45%|####5     | 1,024/2,048 [00:10<00:12, 100.00 texts/s]`
 BAR = re.compile(r"^(\w+): +\d+%\|.*\| *(\d+)/(\d+) \[[\d:]+<([\d:?]+)")
 GOES_ON = "the same command goes on"  # what a stopped prediction says
 
 
 def columns(file: Path) -> list[str]:
-    """Names of the columns of a .csv, or of the fields in the first line of a .jsonl; none of other files."""
+    """Names of the columns of a .csv, or of the fields of a .jsonl, that with the longest text in the first row first;
+    none of other files."""
     with file.open("rb") as stream:
-        line = stream.readline(FIRST_LINE).decode("utf-8-sig", errors="replace")
+        text = stream.read(SAMPLE).decode("utf-8-sig", errors="replace")
+    first: dict = {}
     if file.suffix == ".csv":
-        return next(csv.reader([line]), [])
-    if file.suffix == ".jsonl":
+        rows = csv.reader(text.splitlines())
+        with suppress(csv.Error):
+            header = next(rows, [])
+            first = dict.fromkeys(header, "") | dict(zip(header, next(rows, []), strict=False))
+    elif file.suffix == ".jsonl":
         with suppress(ValueError):
-            first = json.loads(line)
-            return [key for key, value in first.items() if isinstance(value, str)] if isinstance(first, dict) else []
-    return []
+            first = json.loads(text.partition("\n")[0])
+    fields = first.items() if isinstance(first, dict) else ()
+    return [key for key, value in sorted(fields, key=lambda item: -len(str(item[1]))) if isinstance(value, str)]
 
 
 def start(jobs: Jobs, run: RunDirectory, upload: str | None, column: str | None, k: int) -> Job:
@@ -86,7 +91,7 @@ def view(job: Job) -> str:
     if job.state == "running":
         below = _progress(job.words)
     elif job.state == "done":
-        below = note(plain(job.output().strip(), job.files))
+        below = note(job.output().strip().rpartition(": ")[2])
     elif state == "stopped":
         below = note(plain(job.words, job.files).partition(" and kept")[0] + "; the rest can be done later")
     else:

@@ -90,6 +90,8 @@ def theme() -> gr.themes.Base:
     ).set(
         block_info_text_color="*neutral_600",
         block_info_text_color_dark="*neutral_300",
+        input_placeholder_color="*neutral_500",
+        input_placeholder_color_dark="*neutral_400",
         button_primary_background_fill="*primary_600",
         button_primary_background_fill_dark="*primary_600",
         button_primary_background_fill_hover="*primary_700",

@@ -78,7 +78,7 @@ def line_chart(
             ]
     legend = "".join(
         f'<span class="key"><i class="c{colour}{" dashed" if line.dashed else ""}"></i>{escape(line.name)} '
-        f"<b>{escape(y_format(float(y[-1])))}</b></span>"
+        f"<b>{escape(y_format(float(f'{y[-1]:.4g}')))}</b></span>"
         for line, _, y, colour in drawn
     )
     return _figure(title, _plot(across, up, shapes, x_label, x_format, y_format), legend)
@@ -94,18 +94,20 @@ def histogram(title: str, bins: Sequence[Sequence[int]], x_label: str, y_label: 
     columns = []
     for low, high, count in bins:
         name = f"{low:,}" if low == high else f"{low:,} to {high:,}"
-        tall = 100 * up.at(count) if count else 0.0
-        tip = f"{name}: {count:,} {y_label}"
+        tall = max(100 * up.at(count), 0.6) if count else 0.0
         columns.append(
-            f'<div class="column" title="{escape(tip)}"><div class="bar" style="height:{max(tall, 0.6 if count else 0):.1f}%">'
-            f'</div><span class="tick">{escape(plain(low))}</span></div>'
+            f'<div class="column" title="{escape(f"{name}: {count:,} {y_label}")}">'
+            f'<div class="bar" style="height:{tall:.1f}%"></div><span class="tick">{escape(plain(low))}</span></div>'
         )
     marks = "".join(
         f'<span style="bottom:{100 * up.at(value):.1f}%">{escape(plain(value))}</span>'
         for value in up.ticks
         if value >= 1 or not log_y
     )
-    body = f'<div class="columns"><div class="y">{marks}</div><div class="bars">{"".join(columns)}</div></div><div class="x-label">{escape(x_label)}</div>'
+    body = (
+        f'<div class="columns"><div class="y">{marks}</div><div class="bars">{"".join(columns)}</div></div>'
+        f'<div class="x-label">{escape(x_label)}</div>'
+    )
     return _figure(title, body, "", described=f"{title}, {len(bins)} bars, the highest {most:,} {y_label}")
 
 
@@ -117,7 +119,7 @@ class _Axis:
         if log:
             low, high = math.log10(low), math.log10(high)
         if high - low < 1e-12 * max(1.0, abs(high)):
-            low, high = (low - 0.5, high + 0.5) if not tight else (low, low + 1)
+            low, high = (low - 0.5, high + 0.5)
         if log:
             step = max(1, math.ceil((high - low) / 5))
             first, last = math.floor(low), math.ceil(high)

@@ -38,7 +38,7 @@ class Curve:
         return self.values[-1] if self.values else None
 
     def thinned(self, points: int = POINTS) -> tuple[np.ndarray, np.ndarray]:
-        """(steps, values), both float64 and of at most `points`: means of equally many neighbours; the last as it is."""
+        """(steps, values), float64, of at most `points`: means of equally many neighbours, the last as it is."""
         steps, values = np.array(self.steps, dtype=np.float64), np.array(self.values, dtype=np.float64)
         if len(steps) <= points:
             return steps, values
@@ -58,17 +58,17 @@ class History:
         self.eta_seconds: float | None = None
         self.spoken_at = 0.0  # seconds since 1970, of the last step event
         self.best: tuple[int, dict[str, float]] | None = None  # step and validation metrics of the model kept
-        self._offset = 0
+        self.size = 0  # bytes of the log that were read
 
     def refresh(self) -> None:
         with suppress(OSError), self.file.open("rb") as stream:
-            if stream.seek(0, 2) < self._offset:  # another file of the same name
+            if stream.seek(0, 2) < self.size:  # another file of the same name
                 self.__init__(self.file)
-            stream.seek(self._offset)
+            stream.seek(self.size)
             for line in stream:
                 if not line.endswith(b"\n"):
                     break  # still being written
-                self._offset += len(line)
+                self.size += len(line)
                 with suppress(ValueError, KeyError, TypeError):
                     self._add(json.loads(line))
 
@@ -129,12 +129,8 @@ def _words(event: dict) -> str:
     if kind == "checkpoint":
         return f"saved everything at step {event['step']:,} in {event['seconds']:.1f} s"
     if kind == "eval":
-        found = [
-            f"{name} {100 * event['metrics'][name]:.1f} %" for name in ("P@1", "P@3", "P@5") if name in event["metrics"]
-        ]
-        if not found:
-            return ""
-        return f"validation after epoch {event['epoch'] + 1}: {', '.join(found)}" + (
-            ", the best so far" if event.get("best") else ""
-        )
+        metrics = event["metrics"]
+        found = [f"{name} {100 * metrics[name]:.1f} %" for name in ("P@1", "P@3", "P@5") if name in metrics]
+        best = ", the best so far" if event.get("best") else ""
+        return f"validation after epoch {event['epoch'] + 1}: {', '.join(found)}{best}" if found else ""
     return ""

@@ -9,7 +9,8 @@ from datetime import datetime
 
 GIB, MIB = 2**30, 2**20
 SIGNS = {
-    "completed": "✓", "stopped": "■", "failed": "✗", "queued": "…", "preparing": "●", "training": "●", "evaluating": "●",
+    "completed": "✓", "stopped": "■", "failed": "✗", "queued": "…", "preparing": "●", "training": "●",
+    "evaluating": "●",
 }  # fmt: skip
 
 
@@ -19,19 +20,22 @@ def escape(text: object) -> str:
 
 def note(text: str, problem: bool = False) -> str:
     """A remark of one sentence."""
-    text = text[:1].upper() + text[1:]
-    role = ' role="alert"' if problem else ""
-    return f'<p class="note{" problem" if problem else ""}"{role}>{escape(text)}{"" if text.endswith((".", "?", "…")) else "."}</p>'
+    first = text.split(" ", 1)[0]
+    begin = text[:1] if "." in first[:-1] else text[:1].upper()  # names of settings and files stay as they are
+    text = begin + text[1:] + ("" if text.endswith((".", "?", "…")) else ".")
+    kind = 'class="note problem" role="alert"' if problem else 'class="note"'
+    return f"<p {kind}>{escape(text)}</p>"
 
 
 def chip(state: str, text: str = "") -> str:
     """The state of something: a sign and a word, in a colour that only repeats what they say."""
-    return f'<span class="chip {escape(state)}"><span aria-hidden="true">{SIGNS.get(state, "●")}</span> {escape(text or state)}</span>'
+    sign = f'<span aria-hidden="true">{SIGNS.get(state, "●")}</span>'
+    return f'<span class="chip {escape(state)}">{sign} {escape(text or state)}</span>'
 
 
 def facts(rows: Iterable[tuple[str, str]]) -> str:
-    """Names beside values."""
-    cells = "".join(f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>" for name, value in rows)
+    """Names beside values; those without a value are left out."""
+    cells = "".join(f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>" for name, value in rows if value)
     return f'<dl class="facts">{cells}</dl>'
 
 

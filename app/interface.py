@@ -7,43 +7,74 @@ the page, or ending the interface, changes nothing.
 from __future__ import annotations
 
 import os
+from functools import partial
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import gradio as gr
 from starlette.middleware import Middleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from app.history import Histories
+from app.html import chip
 from app.jobs import Jobs
 from app.machine import Machine
-from app.shared import Shared
+from app.runlist import RunList
+from app.shared import QUIET, Shared
 from app.workspace import Workspace
+from engine.runs import RunSummary
 
 REFRESH_SECONDS = 2.0
 LARGEST_UPLOAD = "8gb"
 PAGES = ("data", "plan", "train", "runs", "predict", "system")
-HEADER = """<header class="top"><h1>fanin</h1><p>Text classifiers with very many labels, trained on your own card.</p>
-</header>"""
+TITLE = "<h1>fanin</h1><p>Text classifiers with very many labels, trained on your own card.</p>"
 
 
 def build(workspace: Workspace) -> gr.Blocks:
     """The interface over the runs and datasets of `workspace`."""
     with gr.Blocks(title="fanin", analytics_enabled=False, delete_cache=(3600, 86400), fill_width=True) as interface:
-        gr.HTML(HEADER)
-        timer = gr.Timer(REFRESH_SECONDS)
+        head = gr.HTML(header(None), elem_id="head")
+        always = gr.Timer(REFRESH_SECONDS)
         jobs = Jobs(workspace.jobs)
-        with gr.Tabs(elem_id="pages") as tabs:
-            ticks = [interface.load, timer.tick]
-            shared = Shared(workspace, jobs, Machine(jobs), Histories(), ticks, tabs)
-            pages = {}
+        shared = Shared(workspace, jobs, Machine(jobs), RunList(workspace.runs), Histories())
+        pages, timers, openings = {}, [], []
+        with gr.Tabs(elem_id="pages") as shared.tabs:
             for name in PAGES:
-                with gr.Tab(name.capitalize(), id=name):
+                # Only the page that is open looks for news.
+                timers.append(gr.Timer(REFRESH_SECONDS, active=name == PAGES[0]))
+                with gr.Tab(name.capitalize(), id=name) as tab:
+                    openings.append(tab.select)
+                    shared.ticks = [interface.load, tab.select, timers[-1].tick]
                     pages[name] = import_module(f"app.pages.{name}").build(shared)
+        for opened, opening in enumerate(openings):
+            opening(partial(_only, opened), None, timers, **QUIET)
+        said = gr.State()
+        gr.on([interface.load, always.tick], lambda before: _now(shared, before), [said], [head, said], **QUIET)
         for page in pages.values():
             if page is not None:
                 page.connect()
     return interface
+
+
+def header(active: RunSummary | None) -> str:
+    """The top of every page, with the training that is going on."""
+    now = ""
+    if active:
+        share = f" {active.step / active.total:.0%}" if active.total else ""
+        now = chip(active.state, f"{active.id}: {active.state}{share}")
+    return f'<header class="top">{TITLE}{now}</header>'
+
+
+def _only(opened: int) -> list[gr.Timer]:
+    return [gr.Timer(active=number == opened) for number in range(len(PAGES))]
+
+
+def _now(shared: Shared, before: str | None) -> tuple[Any, Any]:
+    active = [run for run in shared.runs() if run.active]
+    training = next((run for run in active if run.state != "queued"), next(iter(active), None))
+    text = header(training)
+    return (gr.skip(), gr.skip()) if text == before else (text, text)
 
 
 def serve(workspace: Workspace, host: str, port: int, auth: tuple[str, str] | None, loopback: bool) -> None:
@@ -98,4 +129,10 @@ def theme() -> gr.themes.Base:
         button_primary_background_fill_hover_dark="*primary_700",
         button_primary_text_color="white",
         button_primary_text_color_dark="white",
+        button_cancel_background_fill="#b91c1c",
+        button_cancel_background_fill_dark="#b91c1c",
+        button_cancel_background_fill_hover="#991b1b",
+        button_cancel_background_fill_hover_dark="#991b1b",
+        button_cancel_text_color="white",
+        button_cancel_text_color_dark="white",
     )

@@ -1,18 +1,22 @@
 """What this machine is: what `engine doctor` said of it, asked by a process of its own.
 
-The interface itself never touches a GPU: looking at one takes some hundred MiB of its memory.
+The interface itself never touches a GPU: looking at one takes some hundred MiB of its memory. Until the first answer
+of this interface is there, that of an earlier one holds.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import threading
+import time
 from typing import Any
 
 from app.jobs import Job, Jobs
 from engine.planning.hardware import Hardware
 
 KIND = "doctor"
+REMEMBERED = "machine.json"  # in the folder of the jobs
 
 
 class Machine:
@@ -21,7 +25,7 @@ class Machine:
     def __init__(self, jobs: Jobs):
         self.jobs = jobs
         self.problem = ""  # why there is no answer
-        self._report: dict[str, Any] | None = None
+        self._report: dict[str, Any] | None = self._remembered()
         self._job: Job | None = None
         self._lock = threading.Lock()
         self.ask()
@@ -42,6 +46,13 @@ class Machine:
         """The latest answer: see `engine.planning.doctor.examine`."""
         self._look()
         return self._report
+
+    def wait(self, seconds: float) -> bool:
+        """Whether there is an answer, after waiting for it for so long at most."""
+        end = time.monotonic() + seconds
+        while self.report is None and self._job is not None and time.monotonic() < end:
+            time.sleep(0.2)
+        return self._report is not None
 
     def hardware(self) -> Hardware | None:
         """What is planned for on this machine; None until it is known, and where training does not work."""
@@ -69,6 +80,18 @@ class Machine:
             self._job = None
             try:
                 self._report, self.problem = json.loads(job.output()), ""
+                self._remember(job.output())
             except ValueError:
                 self.problem = job.words or "engine doctor said nothing"
             self.jobs.remove(job.id)
+
+    def _remembered(self) -> dict[str, Any] | None:
+        try:
+            return json.loads((self.jobs.root / REMEMBERED).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return None
+
+    def _remember(self, report: str) -> None:
+        temporary = self.jobs.root / f"{REMEMBERED}.tmp"
+        temporary.write_text(report, encoding="utf-8")
+        os.replace(temporary, self.jobs.root / REMEMBERED)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from app.html import percent
 from engine.errors import ConfigError, DataError
-from engine.runs import ACTIVE_STATES, RunDirectory, find_run
+from engine.runs import ACTIVE_STATES, RunDirectory, RunSummary, find_run
 
 if TYPE_CHECKING:
     from engine.inference.predictor import Predictor
@@ -90,45 +91,11 @@ class Models:
         return self._loaded[path][1]
 
 
-class Choices:
-    """(text, id) of the runs whose model can be asked, newest first. Looks closely only at what has changed."""
-
-    def __init__(self, root: Path):
-        self.root = root
-        self._known: dict[str, tuple[tuple[int, int], tuple[str, str] | None]] = {}
-
-    def list(self) -> list[tuple[str, str]]:
-        known, self._known = self._known, {}
-        for path in _folders(self.root):
-            with suppress(OSError):
-                version = (path / "model" / "model.json").stat().st_mtime_ns, _changed(path / "status.json")
-                before = known.get(path.name)
-                # A run that was at work may have died since, without a word.
-                unchanged = before and before[0] == version and before[1]
-                self._known[path.name] = before if unchanged else (version, _choice(path))
-        return [choice for _, choice in self._known.values() if choice]
-
-
-def _folders(root: Path) -> list[Path]:
-    if not root.is_dir():
-        return []
-    return sorted((path for path in root.iterdir() if not path.name.startswith(".")), reverse=True)
-
-
-def _changed(file: Path) -> int:
-    try:
-        return file.stat().st_mtime_ns
-    except OSError:
-        return 0
-
-
-def _choice(path: Path) -> tuple[str, str] | None:
-    """None while the run is at work."""
-    run = RunDirectory(path)
-    state = run.state()
-    if state in ACTIVE_STATES:
-        return None
-    precision = ""
-    with suppress(DataError, TypeError, AttributeError):
-        precision = percent(run.read_json("result.json")["metrics"].get("P@1"))
-    return f"{run.id} ({state}{precision and f', P@1 {precision}'})", run.id
+def choices(runs: Iterable[RunSummary]) -> list[tuple[str, str]]:
+    """(text, id) of those runs whose model can be asked."""
+    found = []
+    for run in runs:
+        if run.has_model and not run.active:
+            precision = percent(run.metrics.get("P@1"))
+            found.append((f"{run.id} ({run.state}{precision and f', P@1 {precision}'})", run.id))
+    return found

@@ -11,6 +11,7 @@ import gradio as gr
 from app.history import Histories
 from app.jobs import Jobs
 from app.machine import Machine
+from app.runlist import RunList
 from app.workspace import Workspace
 
 QUIET = {"show_progress": "hidden", "api_visibility": "private"}  # of events that refresh something
@@ -18,16 +19,18 @@ QUIET = {"show_progress": "hidden", "api_visibility": "private"}  # of events th
 
 @dataclass
 class Shared:
-    """ticks: the events on which a page looks for news, one of them the loading of the page · tabs: to go to another
-    page, see `go` · choices: by page, the components through which another page sets what it works on.
+    """ticks: the events on which the page that is being built looks for news: the loading of the interface, its
+    opening, and a timer while it is open · tabs: to go to another page, see `go` · choices: by name, the components
+    through which another page sets what a page works on.
     """
 
     workspace: Workspace
     jobs: Jobs
     machine: Machine
+    runs: RunList
     histories: Histories
-    ticks: list[Callable]
-    tabs: gr.Tabs
+    ticks: list[Callable] = field(default_factory=list)
+    tabs: gr.Tabs | None = None
     choices: dict[str, Any] = field(default_factory=dict)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from engine.config import RunConfig, profile_names, resolve
@@ -13,6 +13,7 @@ from engine.planning.planner import Problem
 from engine.planning.problems import named_hardware, problem_for
 
 HERE, CUSTOM, CPU = "here", "custom", "cpu"  # beside the names of the built-in profiles
+MEMORY = "hardware.memory_gib"
 PLAN_FLAGS = {"encoder.name": "--encoder", "data.max_tokens": "--tokens", "training.batch_size": "--batch-size"}
 TRAIN_FLAGS = {
     "encoder.name": "--encoder",
@@ -95,13 +96,14 @@ class Wishes:
             words += ["--output", runs]
         return shlex.join(["engine", "train", *words, *_options(self._changes(profile_here), TRAIN_FLAGS)])
 
-    def overrides(self, here: Hardware | None) -> dict[str, Any]:
-        """What training on this machine has to change of any profile, to be what was planned: a card that it does not
-        have cannot be among it."""
-        memory = named_memory(self)
+    def overrides(self, here: Hardware | None, profile_here: str | None) -> dict[str, Any]:
+        """What training on this machine has to set, and the `profile` beside it, to be as planned. A card that this
+        machine does not have cannot be among it."""
+        memory = 0.0 if self.card in (HERE, CPU) else self.problem(here, profile_here).config[MEMORY]
         has_it = here is not None and here.device == "cuda" and memory <= here.memory_bytes / GIB + TOLERANCE_GIB
-        card = {"hardware.device": "cpu"} if self.card == CPU else {MEMORY: memory} if memory and has_it else {}
-        return self.settings | card
+        if self.card == CPU or (memory and has_it):
+            return {"profile": self.profile(profile_here), **self._changes(profile_here)}
+        return {"profile": "auto", **replace(self, card=HERE)._changes(profile_here)}
 
     def _card_settings(self) -> dict[str, Any]:
         if self.card == CPU:
@@ -112,16 +114,6 @@ class Wishes:
         """Settings that the profile does not make by itself."""
         usual = resolve(self.profile(profile_here), {}, {})[0]
         return {key: value for key, value in (self.settings | self._card_settings()).items() if usual[key] != value}
-
-
-MEMORY = "hardware.memory_gib"
-
-
-def named_memory(wishes: Wishes) -> float:
-    """GiB of the card that is planned for, 0 for this machine's and for a CPU."""
-    if wishes.card == CUSTOM:
-        return wishes.memory_gib or 0.0
-    return 0.0 if wishes.card in (HERE, CPU) else resolve(wishes.card, {}, {})[0][MEMORY]
 
 
 def _profile_within(memory_gib: float) -> str:

@@ -13,8 +13,8 @@ from engine.data.manifest import MANIFEST, read_manifest
 from engine.errors import ConfigError, DataError
 
 TITLES = {
-    "python-stdlib": "Python API finder, small: what the standard library documents",
-    "python-api": "Python API finder: what the installed packages document",
+    "python-stdlib": "Python API finder, standard library",
+    "python-api": "Python API finder, installed packages",
 }
 
 

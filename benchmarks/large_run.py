@@ -107,10 +107,10 @@ class Session:
 
 def train_until_killed(o: argparse.Namespace, flags: list[str]) -> tuple[Session, RunDirectory, int]:
     """(session, run, step of the checkpoint after which the training was killed)."""
-    before = set((o.output / "runs").glob("*"))
+    before = set((o.output / "runs").glob("2*"))
     session = Session(flags, o.output / "first.log")
     for _ in session.watch():
-        for path in set((o.output / "runs").glob("*")) - before:
+        for path in set((o.output / "runs").glob("2*")) - before:
             run = RunDirectory(path)
             if session.training is None and run.state() == "training":
                 session.training = time.time()

@@ -56,6 +56,7 @@ def main(arguments: list[str] | None = None) -> int:
         options.texts += rest
     elif rest:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    options.own_process = arguments is None
     options.command_line = shlex.join(["engine", *(sys.argv[1:] if arguments is None else arguments)])
     # Harmless on a CPU, and nothing a user could act on.
     logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
@@ -109,6 +110,9 @@ def build_parser() -> argparse.ArgumentParser:
         "--allow-lower-fan-in", action="store_true", help="lower the fan-in of a run that keeps running out of memory"
     )
     train.add_argument("--resume", metavar="RUN", type=Path, help="go on with a stopped run")
+    train.add_argument(
+        "--queue", action="store_true", help="wait until no other run in the same folder trains; the oldest is next"
+    )
     train.add_argument("--dry-run", action="store_true", help="print every value with its origin, train nothing")
     train.add_argument("--json", action="store_true", help="print the result as JSON")
 
@@ -123,7 +127,9 @@ def build_parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
     evaluate.add_argument("--json", action="store_true")
 
-    runs = commands.add_parser("runs", help="list, show and stop runs").add_subparsers(required=True, metavar="ACTION")
+    runs = commands.add_parser("runs", help="list, show, stop and delete runs").add_subparsers(
+        required=True, metavar="ACTION"
+    )
     listing = _command(runs, "list", "all runs, newest first", list_command)
     listing.add_argument("--runs", type=Path, default=Path("runs"), metavar="DIR", help="folder of the runs (runs)")
     listing.add_argument("--json", action="store_true")
@@ -132,6 +138,9 @@ def build_parser() -> argparse.ArgumentParser:
     show.add_argument("--json", action="store_true")
     stop = _command(runs, "stop", "ask a run to save itself and stop", stop_command)
     stop.add_argument("run_path", metavar="RUN", type=Path)
+    delete = _command(runs, "delete", "remove a run with its checkpoints and its model", delete_command)
+    delete.add_argument("run_path", metavar="RUN", type=Path)
+    delete.add_argument("--yes", action="store_true", help="do not ask")
     add_data(commands, _command)
     add_export(commands, _command, _existing)
     add_serve(commands, _command, _existing)
@@ -177,7 +186,7 @@ def train_command(options: argparse.Namespace) -> None:
     if options.resume:
         from engine.config import load_profile
         from engine.runs import RunDirectory
-        from engine.training.run import resume
+        from engine.training.session import resume
 
         profile = load_profile(options.profile) if options.profile and options.profile != "auto" else {}
         changes = {**profile, **overrides, **{key: value for key, (value, _) in flags.items()}}
@@ -186,25 +195,32 @@ def train_command(options: argparse.Namespace) -> None:
             stored = RunDirectory.open(path).read_json("config.json")
             _print_configuration(RunConfig.from_flat(stored["config"]), stored["origins"], options.json)
             return
-        run, result = resume(path, changes)
+        training = resume(path, changes, options.queue)
     else:
         profile = options.profile or "auto"
         if profile == "auto":
             from engine.planning.hardware import auto_profile
 
             on_cpu = (options.device or overrides.get("hardware.device")) == "cpu"
-            profile = auto_profile("cpu" if on_cpu else "auto", lambda text: print(text, file=sys.stderr))
+            device = "cpu" if on_cpu else "auto"
+            profile = auto_profile(device, lambda text: print(text, file=sys.stderr), alone=options.queue)
         config, origins = resolve(profile, overrides, flags)
         if options.dry_run:
             _print_configuration(config, origins, options.json)
             return
-        from engine.training.run import start
+        from engine.training.session import create_checked_run, resume
 
-        run, result = start(config, profile, origins)
-    if options.json:
-        _print_json({"run": run.path, **result})
-    else:
-        _print_result(run, result)
+        path = create_checked_run(config, profile, origins).path
+        if options.queue and options.own_process:
+            # A new program in this process: the one that made the run has loaded torch and may hold memory of the GPU.
+            flags = [flag for flag in ("--queue", "--json", "--debug") if getattr(options, flag.removeprefix("--"))]
+            os.execv(sys.executable, [sys.executable, "-m", "engine", "train", "--resume", str(path), *flags])
+        training = resume(path, {}, options.queue)
+    with training as (run, result):
+        if options.json:
+            _print_json({"run": run.path, **result})
+        else:
+            _print_result(run, result)
 
 
 def _print_configuration(config: RunConfig, origins: Mapping[str, str], as_json: bool) -> None:
@@ -324,4 +340,19 @@ def stop_command(options: argparse.Namespace) -> None:
     if state not in ACTIVE_STATES:
         raise ConfigError(f"{run.path} is {state}; there is nothing to stop")
     run.request_stop()
-    print(f"{run.path} will save itself and stop; go on with `engine train --resume {run.path}`")
+    does = "leave the queue" if state == "queued" else "save itself and stop"
+    print(f"{run.path} will {does}; go on with `engine train --resume {run.path}`")
+
+
+def delete_command(options: argparse.Namespace) -> None:
+    from engine.runs import RunDirectory, delete_run
+
+    path = Path(os.path.abspath(RunDirectory.open(_existing(options.run_path)).path))
+    if not options.yes:
+        if not sys.stdin.isatty():
+            raise ConfigError(f"nobody is there to confirm that {path} shall be deleted: add --yes")
+        if input(f"delete {path} with its checkpoints and its model? [y/N] ").strip().lower() not in ("y", "yes"):
+            print("nothing was deleted")
+            return
+    delete_run(path.parent, path.name)
+    print(f"{path} is deleted")

@@ -9,6 +9,7 @@ interface read it, and ask for one thing only, by making the file `stop`. Layout
     log.txt                               append-only text
     checkpoints/step_<n>/  model/         tensors, written by others
     stop                                  its presence asks the training to save itself and stop
+    .lock                                 held by the process that trains, see engine.turns
 
 A word in a file cannot know that its writer died. So "running" is derived: the process of that pid must exist,
 must have been created when the file says (pids are reused), and must have written lately.
@@ -20,6 +21,7 @@ import json
 import math
 import os
 import re
+import shutil
 import threading
 import time
 from collections.abc import Collection, Iterator
@@ -29,9 +31,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from engine.errors import ConfigError, DataError
+from engine.errors import ConfigError, DataError, EnvironmentProblem
 
-ACTIVE_STATES = ("preparing", "training", "evaluating")
+WORKING_STATES = ("preparing", "training", "evaluating")
+ACTIVE_STATES = ("queued", *WORKING_STATES)  # a process has the run; queued: it waits until another run has finished
 END_STATES = ("completed", "stopped", "failed")
 HEARTBEAT_SECONDS = 2.0
 # Many missed heartbeats: a machine that swaps, or a long call that holds the interpreter lock, is not dead.
@@ -39,6 +42,7 @@ SILENCE_SECONDS = 60.0
 # The creation time that the system reports moves with its clock, by up to a second on a healthy machine.
 CREATE_TIME_TOLERANCE = 2.0
 ID_TIME = "%Y%m%d-%H%M%S"
+DELETED = ".deleted-"
 
 
 class RunDirectory:
@@ -55,8 +59,8 @@ class RunDirectory:
         self._written = -math.inf
 
     @classmethod
-    def create(cls, root: Path, name: str = "") -> RunDirectory:
-        """Makes `<root>/<UTC time>-<name>/`, a name no other process has taken, in the state `preparing`.
+    def create(cls, root: Path, name: str = "", state: str = "preparing", message: str = "starting") -> RunDirectory:
+        """Makes `<root>/<UTC time>-<name>/`, a name no other process has taken, in `state`.
 
         Ids sort by time. `name` is reduced to ASCII letters, digits, dots, dashes and underscores.
         """
@@ -69,7 +73,7 @@ class RunDirectory:
             with suppress(FileExistsError):
                 path.mkdir()
                 run = cls(path)
-                run.status("preparing", 0, 0, "starting")
+                run.status(state, 0, 0, message)
                 return run
         raise ConfigError(f"{root} already holds a thousand runs named {stem}: choose another run.name")
 
@@ -291,7 +295,7 @@ class RunSummary:
 
 def list_runs(root: Path) -> list[RunSummary]:
     """All runs in the folder `root`, newest first; none if it does not exist. A damaged run is listed as failed."""
-    summaries = [_summary(RunDirectory(path)) for path in _run_paths(root)]
+    summaries = [_summary(RunDirectory(path)) for path in run_paths(root)]
     return sorted(summaries, key=lambda run: (run.started, run.id), reverse=True)
 
 
@@ -301,7 +305,7 @@ def find_run(root: Path, run_id: str) -> RunDirectory:
     The id is compared with the names in the listing and never becomes part of a path.
     Raises ConfigError when there is none.
     """
-    paths = {path.name: path for path in _run_paths(root)}
+    paths = {path.name: path for path in run_paths(root)}
     if isinstance(run_id, str) and run_id in paths:
         return RunDirectory(paths[run_id])
     there = f"it holds {len(paths)}, such as {max(paths)}" if paths else "it holds none"
@@ -312,10 +316,31 @@ def _is_run(path: Path) -> bool:
     return (path / "status.json").is_file() or (path / "config.json").is_file()
 
 
-def _run_paths(root: Path) -> list[Path]:
+def run_paths(root: Path) -> list[Path]:
+    """The folders of all runs in `root`, in no order; none if it does not exist."""
     with suppress(FileNotFoundError, NotADirectoryError):
-        return [path for path in Path(root).iterdir() if path.is_dir() and _is_run(path)]
+        return [path for path in Path(root).iterdir() if path.name[0] != "." and path.is_dir() and _is_run(path)]
     return []
+
+
+def delete_run(root: Path, run_id: str) -> None:
+    """Removes the run of exactly that id in `root`, and what an interrupted removal has left there.
+
+    Of a link to a run elsewhere only the link is removed. Raises ConfigError when there is no such run or its process
+    lives, EnvironmentProblem when the system refuses.
+    """
+    run = find_run(root, run_id)
+    state = run.read_status()["state"]
+    if state in ACTIVE_STATES and run.process_alive():
+        raise ConfigError(f"{run.path} is {state}; stop it first: `engine runs stop {run.path}`")
+    try:
+        # A hidden folder is no run: half of one is never listed.
+        os.rename(run.path, run.path.with_name(f"{DELETED}{run.id}-{time.time_ns()}"))
+        for path in Path(root).glob(f"{DELETED}*"):
+            with suppress(FileNotFoundError):  # another process sweeps too
+                path.unlink() if path.is_symlink() else shutil.rmtree(path)
+    except OSError as error:
+        raise EnvironmentProblem(f"{run.path} cannot be removed: {error.filename} ({error.strerror})") from error
 
 
 def _summary(run: RunDirectory) -> RunSummary:

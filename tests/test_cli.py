@@ -1,6 +1,7 @@
 """The command line: its surface, its errors (one line, the right exit code), and the commands around a run."""
 
 import argparse
+import io
 import json
 import subprocess
 import sys
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from engine.cli import build_parser, main
+from engine.runs import RunDirectory
 from tiny import make_rows, write_dataset
 
 SOURCE = Path(__file__).parents[1]
@@ -30,7 +32,7 @@ def test_surface_changes_only_on_purpose():
     assert surface(build_parser()) == {
         "engine train": sorted(
             "--allow-lower-fan-in --debug --profile --data --encoder --output --name --seed --epochs --max-steps "
-            "--batch-size --fan-in --device --set --resume --dry-run --json".split()
+            "--batch-size --fan-in --device --set --resume --queue --dry-run --json".split()
         ),
         "engine plan": sorted(
             "--batch-size --data --debug --encoder --json --labels --profile --set --tokens --vram".split()
@@ -60,6 +62,7 @@ def test_surface_changes_only_on_purpose():
         "engine runs list": ["--debug", "--json", "--runs"],
         "engine runs show": ["--debug", "--json", "run_path"],
         "engine runs stop": ["--debug", "run_path"],
+        "engine runs delete": ["--debug", "--yes", "run_path"],
     }
 
 
@@ -144,7 +147,7 @@ def test_a_classifier_larger_than_the_memory(tiny_flags, tmp_path, capsys):
 def trained(tiny_flags, tmp_path_factory):
     root = tmp_path_factory.mktemp("trained")
     assert main(["train", *tiny_flags, "--output", str(root), "--name", "mine"]) == 0
-    (run,) = root.iterdir()
+    (run,) = root.glob("2*")
     return run
 
 
@@ -173,6 +176,20 @@ def test_runs_list_show_and_stop(trained, capsys):
     assert "there is nothing to stop" in fails(capsys, 2, "runs", "stop", str(trained))
     assert "there is no run" in fails(capsys, 2, "runs", "show", str(trained.parent / "other"))
     assert "is completed" in fails(capsys, 2, "train", "--resume", str(trained))
+
+
+def test_a_run_is_deleted_only_when_somebody_says_so(tmp_path, capsys, monkeypatch):
+    run = RunDirectory.create(tmp_path, "mine", "stopped")
+    assert "add --yes" in fails(capsys, 2, "runs", "delete", str(run.path))
+    monkeypatch.setattr("sys.stdin", io.StringIO("no\n"))
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
+    assert main(["runs", "delete", str(run.path)]) == 0
+    assert "nothing was deleted" in capsys.readouterr().out
+    assert run.path.exists()
+    monkeypatch.chdir(run.path)
+    assert main(["runs", "delete", ".", "--yes"]) == 0
+    assert f"{run.path} is deleted" in capsys.readouterr().out
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_no_runs_says_how_to_make_one(tmp_path, capsys):

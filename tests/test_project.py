@@ -18,8 +18,8 @@ FLOORS = {
     "app": 6, "engine.__main__": 6, "engine.cli": 5,
     "engine.bench": 4, "engine.serving": 4, "engine.training": 4, "engine.inference": 3, "engine.planning": 3,
     "engine.model": 2, "engine.data": 2,
-    "engine.kernels": 1, "engine.config": 1, "engine.runs": 1, "engine.progress": 1, "engine.files": 0,
-    "engine.network": 0, "engine.tensorfile": 0, "engine.errors": 0,
+    "engine.kernels": 1, "engine.config": 1, "engine.runs": 1, "engine.turns": 1, "engine.progress": 1,
+    "engine.files": 0, "engine.network": 0, "engine.tensorfile": 0, "engine.errors": 0,
 }  # fmt: skip
 
 

@@ -11,24 +11,24 @@ import time
 import pytest
 
 from engine import runs
-from engine.errors import ConfigError, DataError
-from engine.runs import RunDirectory, find_run, list_runs
+from engine.errors import ConfigError, DataError, EnvironmentProblem
+from engine.runs import RunDirectory, delete_run, find_run, list_runs
 
-# Reports "training" under a kept-up heartbeat and then does nothing until it is killed.
+# Reports a state under a kept-up heartbeat and then does nothing until it is killed.
 CHILD = """
 import sys, time
 from pathlib import Path
 from engine.runs import RunDirectory
 run = RunDirectory.create(Path(sys.argv[1]), "child")
 with run.alive():
-    run.status("training", 3, 10, "epoch 1")
+    run.status(sys.argv[2], 3, 10, "epoch 1")
     print(run.path, flush=True)
     time.sleep(60)
 """
 
 
-def start_child(root):
-    child = subprocess.Popen([sys.executable, "-c", CHILD, str(root)], stdout=subprocess.PIPE, text=True)
+def start_child(root, state="training"):
+    child = subprocess.Popen([sys.executable, "-c", CHILD, str(root), state], stdout=subprocess.PIPE, text=True)
     return child, RunDirectory.open(child.stdout.readline().strip())
 
 
@@ -280,3 +280,66 @@ def test_only_a_listed_id_finds_a_run(tmp_path, id):
     assert find_run(tmp_path / "runs", "inside").path == tmp_path / "runs" / "inside"
     with pytest.raises(ConfigError, match="it holds 1, such as inside"):
         find_run(tmp_path / "runs", id)
+
+
+def test_a_queued_run_is_active_while_its_process_lives(tmp_path):
+    child, run = start_child(tmp_path, "queued")
+    try:
+        (listed,) = list_runs(tmp_path)
+        assert (listed.state, listed.active) == ("queued", True)
+    finally:
+        child.kill()
+        child.wait()
+    assert run.state() == "failed"
+    assert "while queued" in run.current_status()["message"]
+
+
+def test_a_deleted_run_is_gone_with_everything_in_it(tmp_path):
+    run, other = (RunDirectory.create(tmp_path, name, "stopped") for name in ("mine", "other"))
+    (run.checkpoints / "step_5").mkdir(parents=True)
+    (run.checkpoints / "step_5" / "classifier.safetensors").write_bytes(b"x")
+    delete_run(tmp_path, run.id)
+    assert [path.name for path in tmp_path.iterdir()] == [other.id]
+    with pytest.raises(ConfigError, match="engine runs list"):
+        delete_run(tmp_path, run.id)
+    with pytest.raises(ConfigError, match="engine runs list"):
+        delete_run(tmp_path, f"../{tmp_path.name}/{other.id}")
+
+
+@pytest.mark.parametrize("state", runs.ACTIVE_STATES)
+def test_a_run_whose_process_lives_is_not_deleted(tmp_path, state):
+    run = RunDirectory.create(tmp_path, "mine", state)
+    age(run, heartbeat=0)  # silent for long
+    with pytest.raises(ConfigError, match=f"{state}; stop it first"):
+        delete_run(tmp_path, run.id)
+    assert run.read_status()["state"] == state
+    age(run, pid=2**22 + 1)
+    delete_run(tmp_path, run.id)
+    assert list_runs(tmp_path) == []
+
+
+def test_deleting_follows_no_link(tmp_path):
+    outside = RunDirectory.create(tmp_path / "elsewhere", "precious", "completed")
+    root = tmp_path / "runs"
+    run = RunDirectory.create(root, "mine", "stopped")
+    (run.path / "model").symlink_to(outside.path)
+    (root / "linked").symlink_to(outside.path)
+    delete_run(root, run.id)
+    delete_run(root, "linked")
+    assert list(root.iterdir()) == []
+    assert outside.state() == "completed"
+
+
+def test_half_of_a_deleted_run_is_not_listed_and_goes_with_the_next(tmp_path, monkeypatch):
+    first, second = (RunDirectory.create(tmp_path, name, "stopped") for name in ("first", "second"))
+
+    def refuse(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    with monkeypatch.context() as patch:
+        patch.setattr("shutil.rmtree", refuse)
+        with pytest.raises(EnvironmentProblem, match="Permission denied"):
+            delete_run(tmp_path, first.id)
+    assert [run.id for run in list_runs(tmp_path)] == [second.id]
+    delete_run(tmp_path, second.id)
+    assert list(tmp_path.iterdir()) == []

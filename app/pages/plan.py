@@ -105,9 +105,8 @@ class Page:
             return
 
         def take(*values: Any) -> tuple[Any, Any, Any]:
-            data = values[0]
-            wishes = self._wishes(values)
-            return go("train"), data or gr.skip(), wishes.overrides(self.shared.machine.hardware())
+            machine, data, wishes = self.shared.machine, values[0], self._wishes(values)
+            return go("train"), data or gr.skip(), wishes.overrides(machine.hardware(), machine.profile)
 
         self.train.click(take, self.controls, [self.shared.tabs, dataset, overrides], **QUIET)
 

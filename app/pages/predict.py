@@ -10,7 +10,7 @@ import gradio as gr
 from app import answers
 from app.batch_panel import BatchPanel
 from app.html import note
-from app.models import Choices, Models
+from app.models import Models, choices
 from app.shared import QUIET, Shared
 from app.snippets import COPY
 from engine.errors import EngineError
@@ -27,7 +27,7 @@ def build(shared: Shared) -> None:
 class Page:
     def __init__(self, shared: Shared):
         self.models = Models(shared.workspace.runs)
-        self.choices = Choices(shared.workspace.runs)
+        self.runs = shared.runs
         with gr.Row(equal_height=False):
             with gr.Column(min_width=300):
                 self.run = gr.Dropdown([], label="Model of the run", interactive=True, filterable=False)
@@ -72,7 +72,7 @@ class Page:
 
     def refresh(self, before: list | None, chosen: str | None) -> tuple[Any, Any, Any]:
         """The models that can be asked now; nothing if they are as before."""
-        found = self.choices.list()
+        found = choices(self.runs())
         if found == before:
             return gr.skip(), gr.skip(), gr.skip()
         ids = [id for _, id in found]

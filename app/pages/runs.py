@@ -1,85 +1,215 @@
-"""The page that lists the runs, newest first, as they are now."""
+"""The page of all runs: what became of them, several beside each other, and what can be done with one."""
 
 from __future__ import annotations
 
-import html
-from datetime import datetime
+import shutil
+import time
+import zipfile
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
-from app.shared import Shared
-from engine.runs import RunSummary, list_runs
+from app import launch, live
+from app.comparison import compare, listing
+from app.html import escape, facts, note, percent, size, table
+from app.settings import shown
+from app.shared import QUIET, Shared, go
+from engine.errors import ConfigError, EngineError
+from engine.runs import RunSummary, delete_run
 
-COLUMNS = {
-    "Run": 240,
-    "State": 120,
-    "Steps done": 180,
-    "P@1": 75,
-    "Labels": 100,
-    "Started": 150,
-    "What it says": 265,
-}
-SIGNS = {"completed": "✓", "stopped": "■", "failed": "✗"}
+MOST_COMPARED = 8
+CLICKED = """element.addEventListener('click', event => {
+  const button = event.target.closest('[data-run]');
+  if (button) trigger('select', {run: button.dataset.run});
+});"""
+HINT = note("choose a run to see its settings and results; choose several to compare them")
 
 
-def build(shared: Shared) -> None:
-    """Lays the page out inside the current Blocks; `ticks` are the events that refresh it."""
-    root, ticks = shared.workspace.runs, shared.ticks
-    note = gr.HTML(none_yet(root), visible=False)
-    table = gr.Dataframe(
-        headers=list(COLUMNS),
-        column_widths=list(COLUMNS.values()),
-        datatype="str",
-        type="array",
-        interactive=False,
-        wrap=True,
-        show_label=False,
-        buttons=[],
-        visible=False,
-        elem_id="runs",
-    )
-    shown = gr.State()
+class RunsPage:
+    """Lays the page out inside the current Blocks."""
 
-    def refresh(before: list | None) -> tuple[Any, Any, Any]:
-        rows = [row(run) for run in list_runs(root)]
-        # Sending equal rows again would make the browser lose its scroll position and selection.
-        if rows == before:
+    def __init__(self, shared: Shared):
+        self.shared = shared
+        self.table = gr.HTML(none_yet(shared.workspace.runs), js_on_load=CLICKED, elem_id="runs")
+        self.chosen = gr.Dropdown(
+            [], multiselect=True, max_choices=MOST_COMPARED, label="Look at", elem_id="chosen-runs",
+            info="one run, or several to compare; a name in the table does the same",
+        )  # fmt: skip
+        with gr.Row(elem_classes="actions", visible=False) as self.actions:
+            self.open = gr.Button("Open")
+            self.resume = gr.Button("Resume", variant="primary")
+            self.ask = gr.Button("Ask its model")
+            self.prepare = gr.Button("Pack the model for download")
+            self.delete = gr.Button("Delete…", variant="stop")
+        self.download = gr.DownloadButton("Download", visible=False, elem_id="download-model")
+        with gr.Group(visible=False) as self.confirmation:
+            self.question = gr.HTML()
+            with gr.Row():
+                self.yes = gr.Button("Yes, delete it", variant="stop")
+                self.no = gr.Button("No, keep it")
+        self.said = gr.HTML(visible=False, elem_id="runs-said")
+        self.details = gr.HTML(HINT, elem_id="run-details")
+        self.seen, self.shown = gr.State(), gr.State()
+        self._events()
+
+        def runs() -> list[dict]:
+            """The runs, newest first: id, state, step, total, message, started, metrics, has_model."""
+            keys = ("id", "state", "step", "total", "message", "started", "metrics", "has_model")
+            return [{key: getattr(run, key) for key in keys} for run in shared.runs()]
+
+        gr.api(runs, api_name="runs")
+
+    def connect(self) -> None:
+        """Buttons that lead to the run, or the model, on another page."""
+        choices, tabs = self.shared.choices, self.shared.tabs
+        if "run" in choices:
+            self.open.click(lambda ids: (ids[0], go("train")), [self.chosen], [choices["run"], tabs], **QUIET)
+        if "predict" in choices:
+            self.ask.click(lambda ids: (ids[0], go("predict")), [self.chosen], [choices["predict"], tabs], **QUIET)
+
+    # What happens
+
+    def _events(self) -> None:
+        look = [self.details, self.actions, self.resume, self.ask, self.prepare, self.open, self.delete, self.shown]
+        gr.on(self.shared.ticks, self._refresh, [self.seen, self.chosen], [self.table, self.chosen, self.seen], **QUIET)
+        self.table.select(self._pick, [self.chosen], [self.chosen], **QUIET)
+        gr.on([*self.shared.ticks], self._look, [self.chosen, self.shown], look, **QUIET)
+        self.chosen.change(
+            lambda: (gr.update(visible=False),) * 3, None, [self.download, self.confirmation, self.said], **QUIET
+        ).then(self._look, [self.chosen, gr.State()], look, **QUIET)
+        self.resume.click(self._resume, [self.chosen], [self.said], api_visibility="private")
+        self.prepare.click(self._pack, [self.chosen], [self.download, self.said], api_visibility="private")
+        self.delete.click(self._ask, [self.chosen], [self.confirmation, self.question], **QUIET)
+        self.no.click(lambda: gr.update(visible=False), None, [self.confirmation], **QUIET)
+        self.yes.click(
+            self._delete, [self.chosen], [self.confirmation, self.said, self.chosen], api_visibility="private"
+        ).then(self._refresh, [gr.State(), self.chosen], [self.table, self.chosen, self.seen], **QUIET)
+
+    def _refresh(self, before: Any, chosen: list[str] | None) -> tuple[Any, Any, Any]:
+        runs = self.shared.runs()
+        news = [(run.id, run.state, run.step, run.message, run.has_model) for run in runs]
+        if news == before:
             return gr.skip(), gr.skip(), gr.skip()
-        return gr.update(visible=not rows), gr.update(value=rows, visible=bool(rows)), rows
+        page = listing(runs, [live.read(run, "result.json") for run in runs])
+        ids = [run.id for run in runs]
+        kept = [id for id in chosen or [] if id in ids]
+        same = kept == (chosen or [])
+        offered = gr.update(choices=ids) if same else gr.update(choices=ids, value=kept)
+        return page if runs else none_yet(self.shared.workspace.runs), offered, news
 
-    gr.on(ticks, refresh, [shown], [note, table, shown], show_progress="hidden", api_visibility="private", queue=True)
+    def _pick(self, chosen: list[str] | None, event: gr.EventData) -> list[str]:
+        """A name in the table was clicked: one more run, or one less."""
+        id, chosen = event.run, chosen or []
+        return [other for other in chosen if other != id] if id in chosen else [*chosen, id][-MOST_COMPARED:]
 
-    def runs() -> list[dict]:
-        """The runs, newest first: id, state, step, total, message, started, metrics, has_model."""
-        keys = ("id", "state", "step", "total", "message", "started", "metrics", "has_model")
-        return [{key: getattr(run, key) for key in keys} for run in list_runs(root)]
+    def _look(self, chosen: list[str] | None, before: Any) -> tuple:
+        runs = [run for run in map(self.shared.runs.find, chosen or []) if run is not None]
+        news = [(run.id, run.state, run.step if run.active else 0) for run in runs]
+        if news == before:
+            return tuple(gr.skip() for _ in range(8))
+        one = runs[0] if len(runs) == 1 else None
+        page = details(one) if one else compare(runs, self.shared.histories) if runs else HINT
+        model = bool(one and one.has_model and not one.active)
+        return (
+            page,
+            gr.update(visible=one is not None),
+            gr.update(visible=bool(one and one.state in ("stopped", "failed"))),
+            gr.update(visible=model),
+            gr.update(visible=model, value=f"Pack the model for download ({size(folder_size(one.path / 'model'))})")
+            if model
+            else gr.update(visible=False),
+            gr.update(visible=one is not None),
+            gr.update(visible=bool(one and not one.active)),
+            news,
+        )
 
-    gr.api(runs, api_name="runs")
+    def _resume(self, chosen: list[str]) -> Any:
+        try:
+            launch.resume(self.shared.workspace.runs, chosen[0])
+        except EngineError as error:
+            return gr.update(value=note(str(error), problem=True), visible=True)
+        self.shared.runs.forget()
+        return gr.update(value=note(f"{chosen[0]} goes on; the page Train shows it"), visible=True)
+
+    def _pack(self, chosen: list[str]) -> tuple[Any, Any]:
+        try:
+            run = self.shared.runs.find(chosen[0])
+            if run is None or not run.has_model:
+                raise ConfigError("this run has no model any more")
+            file = pack(run.path / "model", Path(self.download.GRADIO_CACHE) / "models", run.id)
+        except (EngineError, OSError) as error:
+            return gr.update(visible=False), gr.update(value=note(str(error), problem=True), visible=True)
+        label = f"Download {file.name} ({size(file.stat().st_size)})"
+        return gr.update(value=str(file), label=label, visible=True), gr.update(visible=False)
+
+    def _ask(self, chosen: list[str]) -> tuple[Any, Any]:
+        run = self.shared.runs.find(chosen[0])
+        if run is None:
+            return gr.update(visible=False), gr.skip()
+        taken = size(folder_size(run.path))
+        return gr.update(visible=True), note(f"{run.id} will be deleted with its model and checkpoints, {taken} in all")
+
+    def _delete(self, chosen: list[str]) -> tuple[Any, Any, Any]:
+        hidden = gr.update(visible=False)
+        try:
+            delete_run(self.shared.workspace.runs, chosen[0])
+        except EngineError as error:
+            return hidden, gr.update(value=note(str(error), problem=True), visible=True), gr.skip()
+        self.shared.runs.forget()
+        return hidden, gr.update(value=note(f"{chosen[0]} is deleted"), visible=True), []
+
+
+def build(shared: Shared) -> RunsPage:
+    return RunsPage(shared)
 
 
 def none_yet(root: Path) -> str:
-    """HTML that says how to make the first run in `root`."""
+    """How to make the first run in `root`."""
     where = "" if str(root) == "runs" else f" --output {root}"
-    return f'<p class="note">No runs in {html.escape(str(root.resolve()))} yet. Make one in a terminal: ' + (
-        f"<code>engine train --profile cpu{html.escape(where)}</code></p>"
+    return (
+        f'<p class="note">No runs in {escape(root.resolve())} yet. Start one on the page Train, or in a terminal: '
+        f"<code>engine train --profile cpu{escape(where)}</code></p>"
     )
 
 
-def row(run: RunSummary) -> list[str]:
-    """The texts in one row of the table."""
-    share = f" ({run.step / run.total:.0%})" if run.total else ""
-    return [
-        run.id,
-        f"{SIGNS.get(run.state, '●')} {run.state}",
-        f"{run.step:,} of {run.total:,}{share}" if run.total else "",
-        percent(run.metrics.get("P@1")),
-        f"{run.labels:,}" if isinstance(run.labels, int) else "",
-        f"{datetime.fromtimestamp(run.started):%Y-%m-%d %H:%M}",
-        run.message,
-    ]
+def details(run: RunSummary) -> str:
+    """Settings that were chosen, results, and the plan of one run."""
+    plan, result = live.files(run)
+    stored = live.read(run, "config.json")
+    origins, values = stored.get("origins", {}), stored.get("config", {})
+    parts = []
+    rows = [("this model", run.metrics), *result.get("baselines", {}).items()]
+    names = [name for name in ("P@1", "P@3", "P@5", "R@5", "nDCG@5", "PSP@1", "PSP@5") if name in run.metrics]
+    if names:
+        cells = [[title, *(percent(metrics.get(name)) for name in names)] for title, metrics in rows]
+        parts.append("<h3 class=head>Test texts</h3>" + table(["", *names], cells, range(1, 9), "Results"))
+    if plan:
+        measured = size(result.get("peak_memory_bytes")) or "not measured yet"
+        parts.append("<h3 class=head>Memory</h3>" + facts([
+            ("predicted", size(plan.get("predicted_bytes"))), ("measured", measured),
+            ("budget", size(plan.get("budget_bytes"))), ("classifier", size(plan.get("classifier_bytes"))),
+        ]))  # fmt: skip
+    chosen = [(key, f"{shown(values.get(key))}   ({origin})") for key, origin in origins.items() if origin != "default"]
+    parts.append("<h3 class=head>Settings that were chosen</h3>" + (facts(chosen) if chosen else note("none")))
+    return "".join(parts)
 
 
-def percent(fraction: float | None) -> str:
-    return f"{fraction:.1%}" if isinstance(fraction, int | float) else ""
+def folder_size(path: Path) -> int:
+    """Bytes of all files below a folder."""
+    return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+
+
+def pack(folder: Path, into: Path, name: str) -> Path:
+    """A zip file of a folder, in a folder of its own that packs of more than an hour ago leave."""
+    into.mkdir(parents=True, exist_ok=True)
+    for old in into.iterdir():
+        if time.time() - old.stat().st_mtime > 3600:
+            shutil.rmtree(old, ignore_errors=True)
+    target = into / f"{time.time_ns()}" / f"{name}.zip"
+    target.parent.mkdir()
+    with zipfile.ZipFile(target, "w", zipfile.ZIP_STORED) as archive:
+        for file in sorted(folder.rglob("*")):
+            if file.is_file():
+                archive.write(file, Path(name) / file.relative_to(folder))
+    return target

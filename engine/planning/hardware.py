@@ -9,7 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from engine.errors import EnvironmentProblem
@@ -149,9 +149,12 @@ def profile_for(hardware: Hardware) -> tuple[str, str | None]:
     return f"{max(fitting)}gb", note
 
 
-def auto_profile(device: str = "auto", say: Callable[[str], None] | None = None) -> str:
-    """The built-in profile for this machine, see `profile_for`. device: as of `detect` · say: told of full memory."""
-    profile, note = profile_for(detect(device))
+def auto_profile(device: str = "auto", say: Callable[[str], None] | None = None, alone: bool = False) -> str:
+    """The built-in profile for this machine, see `profile_for`. device: as of `detect` · say: told of full memory ·
+    alone: what other programs hold now will be free.
+    """
+    hardware = detect(device)
+    profile, note = profile_for(replace(hardware, free_bytes=None) if alone else hardware)
     if note and say:
         say(note)
     return profile

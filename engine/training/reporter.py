@@ -22,7 +22,8 @@ class Reporter:
 
     def __init__(self, run: RunDirectory) -> None:
         self.run = run
-        self.state, self.step, self.total = "preparing", 0, 0
+        status = run.read_status()
+        self.state, self.step, self.total = status["state"], status.get("step") or 0, status.get("total") or 0
         self._stopping = False
         self._looked = 0.0
 
@@ -68,7 +69,8 @@ class Reporter:
         def ask(number: int, frame: object) -> None:
             self._stopping = True
             signal.signal(number, previous[number])
-            Terminal().write("\nstopping after this step, saving (once more to end at once)\n")
+            doing = "leaving the queue" if self.state == "queued" else "stopping after this step, saving"
+            Terminal().write(f"\n{doing} (once more to end at once)\n")
 
         previous = {}
         try:

@@ -1,11 +1,9 @@
-"""A run from its beginning, or from its last checkpoint, to its result."""
+"""The training of a run, from its beginning or its last checkpoint to its result."""
 
 from __future__ import annotations
 
 import os
 import time
-import traceback
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -14,24 +12,22 @@ import torch
 from accelerate import Accelerator
 
 from engine.config import RunConfig
-from engine.data.builtin import BUILT_IN
 from engine.data.label_order import LabelOrder
-from engine.data.store import Dataset
-from engine.errors import ConfigError, DataError, EnvironmentProblem, MemoryBudgetError, StopRequested
+from engine.errors import DataError, EnvironmentProblem, MemoryBudgetError
 from engine.inference.comparison import compare_baselines
 from engine.inference.evaluation import EVALUATION_TOKENS, evaluate_rows
 from engine.inference.metrics import Metrics
 from engine.kernels.dispatch import resolve_backend
 from engine.model.bundle import load_bundle, recover_bundle
 from engine.model.classifier import Classifier
-from engine.model.encoder import encoder_width
 from engine.model.features import FeatureInputs, by_length
-from engine.model.sources import find_encoder
 from engine.planning.hardware import CUDA_CONTEXT, GIB, detect
-from engine.planning.planner import Plan, check_fan_in
+from engine.planning.planner import Plan
 from engine.planning.report import memory_line
 from engine.runs import RunDirectory
 from engine.training import checkpoints
+from engine.training.new_run import refuse_changes
+from engine.training.peak_memory import host_peak_bytes, memory_bytes
 from engine.training.prepare import (
     TORCH,
     Material,
@@ -47,87 +43,21 @@ from engine.training.prepare import (
     tokens_of,
 )
 from engine.training.reporter import Reporter
-from engine.training.trainer import Trainer, host_peak_bytes, memory_bytes
-
-MAY_CHANGE = ("classifier.allow_lower_fan_in",)  # when a run is resumed
-PACKAGES = ("torch", "transformers", "accelerate", "bitsandbytes", "numpy", "fanin")
+from engine.training.trainer import Trainer
 
 
-def start(config: RunConfig, profile: str, origins: dict[str, str]) -> tuple[RunDirectory, dict[str, Any]]:
-    """Makes a run directory and trains in it. Returns the run and its result.
+def train(run: RunDirectory, config: RunConfig, profile: str, reporter: Reporter) -> dict[str, Any]:
+    """Trains the run from its last checkpoint, or from the beginning if it has none. Returns its result.
 
-    What is quickly seen not to work (device, dataset, encoder, fan-in) is refused before there is a directory.
+    Raises MemoryBudgetError with advice where the GPU's memory does not suffice.
     """
-    config = _with_absolute_paths(config)
-    detect(config.hardware.device)
-    check_fan_in(config, config.intermediate.width or encoder_width(find_encoder(config.encoder.name)))
-    if config.data.path not in BUILT_IN:
-        Dataset.open(Path(config.data.path))
-    name = config.run.name or Path(config.data.path).name
     try:
-        run = RunDirectory.create(Path(config.run.output), name)
-    except OSError as error:
-        raise ConfigError(
-            f"run.output = {config.run.output}: no folder can be made there ({error.strerror})"
-        ) from error
-    versions = {package: _version(package) for package in PACKAGES}
-    run.write_json(
-        "config.json", {"profile": profile, "config": config.flat(), "origins": origins, "versions": versions}
-    )
-    return run, _execute(run, config, profile)
-
-
-def resume(path: Path, changes: dict[str, Any]) -> tuple[RunDirectory, dict[str, Any]]:
-    """Goes on with the run in `path` from its last checkpoint, or from the beginning if it has none.
-
-    changes: {"section.key": value} given on the command line; a value other than the run's is refused
-    (ConfigError names the keys), because the result would be neither of the two runs'.
-    """
-    run = RunDirectory.open(path)
-    stored = run.read_json("config.json")
-    config = RunConfig.from_flat(stored["config"])
-    changed = RunConfig.from_flat({**stored["config"], **changes})
-    _refuse_changes(config, changed, run)
-    config = RunConfig.from_flat({**config.flat(), **{key: changed[key] for key in MAY_CHANGE}})
-    state = run.state()
-    if state in ("preparing", "training", "evaluating"):
-        raise ConfigError(f"{run.path} is {state} in another process; stop it first: `engine runs stop {run.path}`")
-    if state == "completed":
-        raise ConfigError(f"{run.path} is completed; `engine runs show {run.path}` shows its result")
-    run.clear_stop()
-    return run, _execute(run, config, stored["profile"])
-
-
-def _execute(run: RunDirectory, config: RunConfig, profile: str) -> dict[str, Any]:
-    reporter = Reporter(run)
-    try:
-        with run.alive(), reporter.stop_signals():
-            reporter.enter("preparing", message="starting")
-            result = _train(run, config, profile, reporter)
-            reporter.enter("completed", reporter.total, reporter.total)
-            return result
-    except StopRequested as stop:
-        reporter.enter("stopped", reporter.step, reporter.total, str(stop))
-        raise
+        return _train(run, config, profile, reporter)
     except torch.OutOfMemoryError as error:
-        advice = (
+        raise MemoryBudgetError(
             f"{str(error).splitlines()[0]} Close other programs that use the GPU and resume, or start a run with a "
             "smaller hardware.memory_gib, for which a plan is made"
-        )
-        _record_failure(run, reporter, advice)
-        raise MemoryBudgetError(advice) from error
-    except BaseException as error:
-        _record_failure(run, reporter, str(error) or type(error).__name__)
-        raise
-
-
-def _record_failure(run: RunDirectory, reporter: Reporter, message: str) -> None:
-    run.log(traceback.format_exc())
-    run.event("message", text=f"failed: {message}")
-    try:
-        reporter.enter("failed", reporter.step, reporter.total, message)
-    except OSError as error:
-        reporter.say(f"the failure could not be written to {run.path}: {error}", event=False)
+        ) from error
 
 
 def _train(run: RunDirectory, config: RunConfig, profile: str, reporter: Reporter) -> dict[str, Any]:
@@ -224,21 +154,11 @@ def _plan(
 
 def _check_identity(checkpoint: Path, config: RunConfig, material: Material) -> None:
     state = checkpoints.load_state(checkpoint)
-    _refuse_changes(RunConfig.from_flat(state["config"]), config, checkpoint)
+    refuse_changes(RunConfig.from_flat(state["config"]), config, checkpoint)
     if state["dataset"] != material.dataset.digest:
         raise DataError(f"{material.dataset.path} has changed since {checkpoint} was written; start a new run")
     if state["encoder"] != material.encoder_digest:
         raise DataError(f"encoder {config.encoder.name} has changed since {checkpoint} was written; start a new run")
-
-
-def _refuse_changes(before: RunConfig, after: RunConfig, where: object) -> None:
-    old, new = before.flat(), after.flat()
-    changed = [f"{key} ({old[key]} → {new[key]})" for key in old if old[key] != new[key] and key not in MAY_CHANGE]
-    if changed:
-        raise ConfigError(
-            f"{getattr(where, 'path', where)} was started with other settings: {', '.join(changed)}; "
-            "resume without them or start a new run"
-        )
 
 
 def _test(run: RunDirectory, config: RunConfig, hardware, material: Material, reporter: Reporter) -> dict[str, dict]:
@@ -284,20 +204,3 @@ def _test(run: RunDirectory, config: RunConfig, hardware, material: Material, re
     if e.baselines:
         metrics |= compare_baselines(dataset, new_metrics, max(e.k), reporter.stage, reporter.say)
     return metrics
-
-
-def _with_absolute_paths(config: RunConfig) -> RunConfig:
-    """A run can be resumed from another folder."""
-    values = config.flat()
-    if config.data.path not in BUILT_IN:
-        values["data.path"] = str(Path(config.data.path).absolute())
-    if Path(config.encoder.name).expanduser().is_dir():
-        values["encoder.name"] = str(Path(config.encoder.name).expanduser().absolute())
-    return RunConfig.from_flat(values)
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:  # run from a source folder, not installed
-        return "unknown"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -34,6 +33,7 @@ from engine.progress import bar
 from engine.runs import RunDirectory
 from engine.training import checkpoints
 from engine.training.optimizers import FlatAdamW
+from engine.training.peak_memory import host_peak_bytes, memory_bytes
 from engine.training.prepare import Material, classifier_shape
 from engine.training.randomness import REWIRE, seed_of
 from engine.training.recovery import advice, lowered
@@ -241,6 +241,7 @@ class Trainer:
             instances_per_second=round(rate, 1),
             eta_seconds=round((self.total - progress.step) * self.config.training.batch_size / max(rate, 1e-9)),
             memory_bytes=memory,
+            host_bytes=host_peak_bytes(),
         )
 
     def _require_finite(self) -> None:
@@ -386,22 +387,3 @@ class Trainer:
         found |= {f"tail.{name}": tensor for name, tensor in wide.tensors().items()}
         for name, tensor in tensors.items():
             tensor.copy_(found[name])
-
-
-def memory_bytes(device: torch.device) -> int:
-    """Peak memory so far: of torch's allocator on a GPU, of the process on a CPU."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    return host_peak_bytes()
-
-
-def host_peak_bytes() -> int:
-    """Largest resident size that this process has had."""
-    try:
-        import resource
-    except ImportError:  # Windows
-        import psutil
-
-        return psutil.Process().memory_info().peak_wset
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

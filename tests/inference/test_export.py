@@ -33,7 +33,7 @@ def front_matter(card):
 def trained(tiny_flags, tmp_path_factory):
     root = tmp_path_factory.mktemp("export")
     assert main(["train", *tiny_flags, "--output", str(root)]) == 0
-    (run,) = root.iterdir()
+    (run,) = root.glob("2*")
     return run
 
 

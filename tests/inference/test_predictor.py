@@ -17,7 +17,7 @@ from engine.inference.predictor import Prediction, Predictor, probability
 def model(tiny_flags, tmp_path_factory):
     root = tmp_path_factory.mktemp("predictor")
     assert main(["train", *tiny_flags, "--output", str(root), "--epochs", "10"]) == 0
-    (run,) = root.iterdir()
+    (run,) = root.glob("2*")
     return run / "model"
 
 

@@ -143,7 +143,7 @@ def test_after_three_notches_the_run_ends_with_advice_and_its_last_checkpoint(
     assert "out of memory after 3 changes of the plan" in error
     assert "--allow-lower-fan-in" in error
     assert limit.failures == 4
-    (run,) = tmp_path.iterdir()
+    (run,) = tmp_path.glob("2*")
     assert json.loads((run / "status.json").read_text())["state"] == "failed"
     assert list((run / "checkpoints").glob("step_*/manifest.json"))
     limit.rows = 100
@@ -194,7 +194,7 @@ def test_a_lowered_fan_in_lasts_over_a_stop_also_with_an_older_checkpoint(tiny_f
     limit = LimitedMemory(monkeypatch, rows=0, passes=1200)  # in the fourth step
     monkeypatch.setattr("engine.training.recovery.MOST_NOTCHES", 1)
     assert main(["train", *flags, "--output", str(tmp_path)]) == 4
-    (run,) = tmp_path.iterdir()
+    (run,) = tmp_path.glob("2*")
     assert list((run / "checkpoints").glob("step_3/manifest.json"))  # with the larger fan-in
     assert json.loads((run / "plan.json").read_text())["fan_in"] == 16
     limit.rows = 100

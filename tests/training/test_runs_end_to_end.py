@@ -22,9 +22,9 @@ TRAINABLE = ["--set", "encoder.trainable=all", "--set", "encoder.learning_rate=1
 
 def train(flags, output, *more) -> Path:
     """Runs `engine train` in this process; returns the run's folder."""
-    before = set(Path(output).glob("*"))
+    before = set(Path(output).glob("2*"))
     assert main(["train", *flags, "--output", str(output), *more]) == 0
-    (run,) = set(Path(output).glob("*")) - before
+    (run,) = set(Path(output).glob("2*")) - before
     return run
 
 
@@ -128,7 +128,7 @@ def test_a_stopped_run_resumes_to_the_same_bits(tiny_flags, tmp_path, more, monk
     watcher = threading.Thread(target=stop_after, args=(root, 40), daemon=True)
     watcher.start()
     assert main(["train", *flags, "--output", str(root)]) == 75
-    (run,) = root.iterdir()
+    (run,) = root.glob("2*")
     status = json.loads((run / "status.json").read_text())
     assert status["state"] == "stopped"
     assert 40 <= status["step"] < status["total"]
@@ -151,7 +151,7 @@ def test_a_killed_run_resumes_from_its_last_epoch_to_the_same_bits(tiny_flags, t
     wait_for(lambda: any(root.glob("*/checkpoints/step_*/manifest.json")), process)
     process.kill()
     process.wait()
-    (run,) = root.iterdir()
+    (run,) = root.glob("2*")
     assert RunDirectory(run).state() == "failed"
     assert main(["train", "--resume", str(run)]) == 0
     assert_same_bits(whole, run)
@@ -175,11 +175,11 @@ def test_signals_save_and_stop(tiny_flags, tmp_path, number):
         [sys.executable, "-m", "engine", "train", *flags, "--output", str(tmp_path)],
         cwd=SOURCE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
-    wait_for(lambda: any(list(RunDirectory(p).events(["step"])) for p in tmp_path.iterdir()), process)
+    wait_for(lambda: any(list(RunDirectory(p).events(["step"])) for p in tmp_path.glob("2*")), process)
     os.kill(process.pid, number)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 75
-    (run,) = tmp_path.iterdir()
+    (run,) = tmp_path.glob("2*")
     assert f"engine train --resume {run}" in errors
     step = json.loads((run / "status.json").read_text())["step"]
     assert (run / "checkpoints" / f"step_{step}" / "manifest.json").is_file()
@@ -232,11 +232,11 @@ def test_stopping_on_a_full_disk_fails_with_advice_and_the_last_checkpoint(tiny_
         while not list(tmp_path.glob("*/checkpoints/step_*/manifest.json")):
             time.sleep(0.002)
         monkeypatch.setattr("engine.training.checkpoints.SPARE_BYTES", 2**62)
-        (run,) = tmp_path.iterdir()
+        (run,) = tmp_path.glob("2*")
         RunDirectory(run).request_stop()
 
     threading.Thread(target=fill_then_stop, daemon=True).start()
     assert main(["train", *tiny_flags, "--epochs", "200", "--output", str(tmp_path)]) == 5
     assert "free some space" in capsys.readouterr().err
-    (run,) = tmp_path.iterdir()
+    (run,) = tmp_path.glob("2*")
     assert list((run / "checkpoints").glob("step_*/manifest.json"))

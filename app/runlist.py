@@ -1,0 +1,57 @@
+"""The runs in a folder, looked at often: files are read again only where something changed or a run is active."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from pathlib import Path
+
+from engine.runs import RunSummary, list_runs
+
+FILES = ("status.json", "config.json", "plan.json", "result.json", "model/model.json")
+FRESH_SECONDS = 1.0  # pages that ask within this time share one look
+
+
+class RunList:
+    """Newest first, as `engine.runs.list_runs`; thread-safe."""
+
+    def __init__(self, root: Path):
+        self.root = root
+        self._lock = threading.Lock()
+        self._runs: list[RunSummary] = []
+        self._signature: tuple | None = None
+        self._looked = 0.0
+
+    def __call__(self) -> list[RunSummary]:
+        with self._lock:
+            now = time.monotonic()
+            if self._signature is None or now - self._looked > FRESH_SECONDS:
+                signature = self._sign()
+                # Whether an active run lives is no matter of its files.
+                if signature != self._signature or any(run.active for run in self._runs):
+                    self._runs, self._signature = list_runs(self.root), signature
+                self._looked = now
+            return self._runs
+
+    def find(self, id: str | None) -> RunSummary | None:
+        """The run of that id, as it is now."""
+        return next((run for run in self() if run.id == id), None)
+
+    def forget(self) -> None:
+        """The next look is a fresh one: this process changed something."""
+        self._signature = None
+
+    def _sign(self) -> tuple:
+        try:
+            folders = sorted(entry.path for entry in os.scandir(self.root) if entry.is_dir())
+        except OSError:
+            return ()
+        return tuple((path, *(_changed(f"{path}/{name}") for name in FILES)) for path in folders)
+
+
+def _changed(file: str) -> int:
+    try:
+        return os.stat(file).st_mtime_ns
+    except OSError:
+        return 0

@@ -4,7 +4,6 @@ import json
 import os
 import re
 import shutil
-import socket
 import subprocess
 import sys
 import urllib.error
@@ -12,6 +11,7 @@ import urllib.request
 from pathlib import Path
 
 import pytest
+from app_process import serve, stop
 
 from engine.runs import RunDirectory
 
@@ -19,7 +19,6 @@ REPOSITORY = Path(__file__).parents[2]
 LABELS = ["builtins.open", "io", "json.loads", "<b>bold</b>", "re", "os.path"]
 # The order that the bundle's biases make, whatever the text: the classifier itself is random.
 RANKING = ["io", "builtins.open", "<b>bold</b>", "os.path", "re", "json.loads"]
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 
 
 def save_bundle_of(encoder_folder, path):
@@ -66,29 +65,6 @@ def make_run(root, id, state, step=0, total=0, message="", metrics=None):
     if metrics:
         run.write_json("result.json", {"metrics": metrics})
     return run
-
-
-def serve(root, *options, **environment):
-    """A running `python -m app` and its address."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "app", "--port", str(port), "--runs", str(root), *options],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        cwd=REPOSITORY,
-        env=os.environ | environment,
-    )
-    line = process.stdout.readline()
-    assert f"http://127.0.0.1:{port}/" in line, line + (process.communicate()[0] or "")
-    return process, f"http://127.0.0.1:{port}/"
-
-
-def stop(process):
-    process.terminate()
-    process.wait(10)
 
 
 @pytest.fixture(scope="module")
@@ -263,26 +239,6 @@ def test_a_password_is_asked_for(locked):
 
 
 # In a browser
-
-
-@pytest.fixture(scope="module")
-def browser():
-    found = next(filter(None, map(shutil.which, BROWSERS)), None)
-    missing = "no Chromium or Chrome on this machine" if found is None else ""
-    try:
-        from playwright.sync_api import sync_playwright
-    except ImportError:
-        missing = "playwright is not installed"
-    if missing:
-        if os.environ.get("CI") == "true":
-            pytest.fail(missing)
-        pytest.skip(missing)
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path=found, args=["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
-        )
-        yield browser
-        browser.close()
 
 
 @pytest.fixture

@@ -37,17 +37,17 @@ def build(workspace: Workspace) -> gr.Blocks:
         always = gr.Timer(REFRESH_SECONDS)
         jobs = Jobs(workspace.jobs)
         shared = Shared(workspace, jobs, Machine(jobs), RunList(workspace.runs), Histories())
-        pages, timers, openings = {}, [], []
+        # Only the page that is open looks for news. Timers among the tabs would be counted as tabs.
+        timers = {name: gr.Timer(REFRESH_SECONDS, active=name == PAGES[0]) for name in PAGES}
+        pages, openings = {}, []
         with gr.Tabs(elem_id="pages") as shared.tabs:
             for name in PAGES:
-                # Only the page that is open looks for news.
-                timers.append(gr.Timer(REFRESH_SECONDS, active=name == PAGES[0]))
                 with gr.Tab(name.capitalize(), id=name) as tab:
                     openings.append(tab.select)
-                    shared.ticks = [interface.load, tab.select, timers[-1].tick]
+                    shared.ticks = [interface.load, tab.select, timers[name].tick]
                     pages[name] = import_module(f"app.pages.{name}").build(shared)
         for opened, opening in enumerate(openings):
-            opening(partial(_only, opened), None, timers, **QUIET)
+            opening(partial(_only, opened), None, [*timers.values()], **QUIET)
         said = gr.State()
         gr.on([interface.load, always.tick], lambda before: _now(shared, before), [said], [head, said], **QUIET)
         for page in pages.values():
@@ -118,6 +118,10 @@ def theme() -> gr.themes.Base:
         font=["system-ui", "sans-serif"],
         font_mono=["ui-monospace", "monospace"],
     ).set(
+        block_info_text_color="*neutral_600",
+        block_info_text_color_dark="*neutral_300",
+        input_placeholder_color="*neutral_500",
+        input_placeholder_color_dark="*neutral_400",
         button_primary_background_fill="*primary_600",
         button_primary_background_fill_dark="*primary_600",
         button_primary_background_fill_hover="*primary_700",

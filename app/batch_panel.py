@@ -11,7 +11,7 @@ from app import batches
 from app.downloads import offered
 from app.html import note
 from app.models import Models
-from app.shared import QUIET, Shared
+from app.shared import QUIET, TICK, Shared
 from engine.errors import EngineError
 from engine.inference.texts import SUFFIXES
 
@@ -44,7 +44,7 @@ class BatchPanel:
                     self.delete = gr.Button("Delete", visible=False)
         self.seen = gr.State()
         panel = [self.job, self.shown, self.download, self.stop, self.resume, self.delete, self.seen]
-        gr.on([*shared.ticks, self.job.input], self.refresh, [self.seen, self.job], panel, **QUIET)
+        gr.on([*shared.ticks, self.job.input], self.refresh, [self.seen, self.job], panel, **TICK)
         self.file.change(self.look, self.file, [self.column, self.problem], **QUIET)
         self.start.click(self.begin, [run, self.file, self.column, k], [self.problem, self.job, self.seen], **QUIET)
         for button, act in ((self.stop, self.jobs.stop), (self.resume, self.go_on), (self.delete, self.remove)):

@@ -13,7 +13,7 @@ from app.html import note
 from app.imports import Imports
 from app.inspections import Inspections, Look
 from app.removal import check_removable, remove_dataset
-from app.shared import QUIET, Shared, go
+from app.shared import QUIET, TICK, Shared, go
 from engine.data.builtin import BUILT_IN
 from engine.errors import EngineError
 
@@ -73,7 +73,7 @@ class DataPage:
         form = [self.bring.files, self.bring.name, self.bring.box]
         gr.on(
             self.shared.ticks, self._refresh, [self.seen, self.following, self.dataset, self.leaf],
-            [*shown, *form, self.dataset, self.active, self.cancel, self.past, self.following], **QUIET,
+            [*shown, *form, self.dataset, self.active, self.cancel, self.past, self.following], **TICK,
         )  # fmt: skip
         self.dataset.input(self._choose, [self.dataset, self.seen], [*shown, self.problem, self.confirm], **QUIET)
         begun = [self.following, self.active, self.cancel, self.problem, self.bring.box]

@@ -8,7 +8,7 @@ import gradio as gr
 
 from app import plan_view
 from app.html import note
-from app.shared import QUIET, Shared, go
+from app.shared import QUIET, TICK, Shared, go
 from app.snippets import COPY, snippets
 from app.wishes import CPU, CUSTOM, HERE, Wishes
 from app.words import glossary
@@ -44,7 +44,7 @@ class Page:
         self.seen = gr.State()
         shared.choices["plan"] = self.data
         outputs = [self.labels, self.memory, self.gauge, self.plan, self.commands, self.train]
-        gr.on(shared.ticks, self.refresh, [self.seen, self.data], [self.data, self.seen], **QUIET)
+        gr.on(shared.ticks, self.refresh, [self.seen, self.data], [self.data, self.seen], **TICK)
         gr.on(
             [self.seen.change, *(control.change for control in self.controls)],
             self.show, self.controls, outputs, trigger_mode="always_last", **QUIET,

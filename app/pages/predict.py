@@ -11,7 +11,7 @@ from app import answers
 from app.batch_panel import BatchPanel
 from app.html import note
 from app.models import Models, choices
-from app.shared import QUIET, Shared
+from app.shared import QUIET, TICK, Shared
 from app.snippets import COPY
 from engine.errors import EngineError
 
@@ -50,7 +50,7 @@ class Page:
         self.seen, self.texts = gr.State(), gr.State([])
         shared.choices["predict"] = self.run
         asked = [self.run, self.text, self.k, self.threshold]
-        gr.on(shared.ticks, self.refresh, [self.seen, self.run], [self.run, self.seen, self.answer], **QUIET)
+        gr.on(shared.ticks, self.refresh, [self.seen, self.run], [self.run, self.seen, self.answer], **TICK)
         gr.on(
             [self.text.change, self.k.change, self.threshold.change, self.run.change],
             self.show, asked, [self.answer, self.code], trigger_mode="always_last", **QUIET,

@@ -14,7 +14,7 @@ from app import launch, live
 from app.comparison import compare, listing
 from app.html import escape, facts, note, percent, size, table
 from app.settings import shown
-from app.shared import QUIET, Shared, go
+from app.shared import QUIET, TICK, Shared, go
 from engine.errors import ConfigError, EngineError
 from engine.runs import RunSummary, delete_run
 
@@ -74,7 +74,7 @@ class RunsPage:
         look = [self.details, self.actions, self.resume, self.ask, self.prepare, self.open, self.delete, self.shown]
         gr.on(
             self.shared.ticks, lambda seen, chosen, shown: (*self._refresh(seen, chosen), *self._look(chosen, shown)),
-            [self.seen, self.chosen, self.shown], [self.table, self.chosen, self.seen, *look], **QUIET,
+            [self.seen, self.chosen, self.shown], [self.table, self.chosen, self.seen, *look], **TICK,
         )  # fmt: skip
         self.table.select(self._pick, [self.chosen], [self.chosen], **QUIET)
         self.chosen.change(

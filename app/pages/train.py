@@ -21,7 +21,7 @@ from app.settings import (
     profile_choices,
     settings,
 )
-from app.shared import QUIET, Shared
+from app.shared import QUIET, TICK, Shared
 from engine.config import KEYS
 from engine.errors import ConfigError, EngineError
 
@@ -113,7 +113,7 @@ class TrainPage:
             self.shared.ticks,
             lambda offered, run, data, seen: (*self._offer(offered, run, data), *self._look(run, seen)),
             [self.offered, self.run, self.data, self.seen],
-            [self.run, self.data, self.profile, self.form, self.offered, *view, self.seen], **QUIET,
+            [self.run, self.data, self.profile, self.form, self.offered, *view, self.seen], **TICK,
         )  # fmt: skip
         self.run.change(self._look, [self.run, self.seen], [*view, self.seen], **QUIET)
         self.profile.change(self._defaults, [self.profile], fields, **QUIET)

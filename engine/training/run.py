@@ -19,7 +19,7 @@ from engine.data.label_order import LabelOrder
 from engine.data.store import Dataset
 from engine.errors import ConfigError, DataError, EnvironmentProblem, MemoryBudgetError, StopRequested
 from engine.inference.comparison import compare_baselines
-from engine.inference.evaluation import EVALUATION_TOKENS, evaluate_rows
+from engine.inference.evaluation import EVALUATION_TOKENS, Ranker, evaluate_rows
 from engine.inference.metrics import Metrics
 from engine.kernels.dispatch import resolve_backend
 from engine.model.bundle import load_bundle, recover_bundle
@@ -32,6 +32,7 @@ from engine.planning.planner import Plan, check_fan_in
 from engine.planning.report import memory_line
 from engine.runs import RunDirectory
 from engine.training import checkpoints
+from engine.training.peak import host_peak_bytes, memory_bytes
 from engine.training.prepare import (
     TORCH,
     Material,
@@ -47,7 +48,7 @@ from engine.training.prepare import (
     tokens_of,
 )
 from engine.training.reporter import Reporter
-from engine.training.trainer import Trainer, host_peak_bytes, memory_bytes
+from engine.training.trainer import Trainer
 
 MAY_CHANGE = ("classifier.allow_lower_fan_in",)  # when a run is resumed
 PACKAGES = ("torch", "transformers", "accelerate", "bitsandbytes", "numpy", "fanin")
@@ -276,10 +277,9 @@ def _test(run: RunDirectory, config: RunConfig, hardware, material: Material, re
             update(done, len(dataset.test))
 
         batches = [np.sort(rows) for rows in by_length(lengths, EVALUATION_TOKENS)]
-        found = evaluate_rows(
-            bundle.model, bundle.classifier, bundle.order, inputs, dataset.test.labels, batches, new_metrics(),
-            device=hardware.device, progress=count,
-        )  # fmt: skip
+        test = dataset.test
+        ranker = Ranker(bundle.model, bundle.classifier, bundle.order, inputs, hardware.device, test.filter)
+        found = evaluate_rows(ranker, test.labels, batches, new_metrics(), count)
     metrics = {"model": found}
     if e.baselines:
         metrics |= compare_baselines(dataset, new_metrics, max(e.k), reporter.stage, reporter.say)

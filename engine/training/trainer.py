@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -18,7 +17,7 @@ from engine.config import RunConfig
 from engine.data.batches import epoch_batches, prefetch
 from engine.data.label_order import LabelOrder
 from engine.errors import EngineError, EnvironmentProblem, MemoryBudgetError, StopRequested
-from engine.inference.evaluation import EVALUATION_TOKENS, evaluate_rows
+from engine.inference.evaluation import EVALUATION_TOKENS, Ranker, evaluate_rows
 from engine.inference.metrics import Metrics
 from engine.kernels.layer import LabelLayer, Positives
 from engine.model.auxiliary import AuxiliaryObjective
@@ -34,6 +33,7 @@ from engine.progress import bar
 from engine.runs import RunDirectory
 from engine.training import checkpoints
 from engine.training.optimizers import FlatAdamW
+from engine.training.peak import memory_bytes
 from engine.training.prepare import Material, classifier_shape
 from engine.training.randomness import REWIRE, seed_of
 from engine.training.recovery import advice, lowered
@@ -288,10 +288,11 @@ class Trainer:
             propensity_b=e.propensity_b,
         )
         batches = [rows[batch] for batch in by_length(m.lengths[rows], EVALUATION_TOKENS)]
-        return evaluate_rows(
-            self.model, self.classifier, self.order, m.train_inputs, m.dataset.train.labels, batches, metrics,
-            device=self.device, autocast=self.autocast, progress=progress,
-        )  # fmt: skip
+        train = m.dataset.train
+        ranker = Ranker(
+            self.model, self.classifier, self.order, m.train_inputs, self.device, train.filter, self.autocast
+        )
+        return evaluate_rows(ranker, train.labels, batches, metrics, progress)
 
     def _out_of_patience(self) -> bool:
         patience = self.config.evaluation.patience
@@ -386,22 +387,3 @@ class Trainer:
         found |= {f"tail.{name}": tensor for name, tensor in wide.tensors().items()}
         for name, tensor in tensors.items():
             tensor.copy_(found[name])
-
-
-def memory_bytes(device: torch.device) -> int:
-    """Peak memory so far: of torch's allocator on a GPU, of the process on a CPU."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    return host_peak_bytes()
-
-
-def host_peak_bytes() -> int:
-    """Largest resident size that this process has had."""
-    try:
-        import resource
-    except ImportError:  # Windows
-        import psutil
-
-        return psutil.Process().memory_info().peak_wset
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

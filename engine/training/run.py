@@ -16,6 +16,7 @@ from accelerate import Accelerator
 from engine.config import RunConfig
 from engine.data.builtin import BUILT_IN
 from engine.data.label_order import LabelOrder
+from engine.data.label_texts import require_label_texts
 from engine.data.store import Dataset
 from engine.errors import ConfigError, DataError, EnvironmentProblem, MemoryBudgetError, StopRequested
 from engine.inference.comparison import compare_baselines
@@ -63,7 +64,9 @@ def start(config: RunConfig, profile: str, origins: dict[str, str]) -> tuple[Run
     detect(config.hardware.device)
     check_fan_in(config, config.intermediate.width or encoder_width(find_encoder(config.encoder.name)))
     if config.data.path not in BUILT_IN:
-        Dataset.open(Path(config.data.path))
+        dataset = Dataset.open(Path(config.data.path))
+        if config.data.augment_with_labels:
+            require_label_texts(dataset)
     name = config.run.name or Path(config.data.path).name
     try:
         run = RunDirectory.create(Path(config.run.output), name)

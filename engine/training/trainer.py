@@ -99,13 +99,13 @@ class Trainer:
         Raises MemoryBudgetError if they do not fit, however far the plan may be lowered.
         """
         m, size = self.material, self.config.training.batch_size
-        labels = m.dataset.train.labels
+        labels = m.labels
         longest = m.train_rows[np.argsort(-m.lengths[m.train_rows], kind="stable")[:size]]
         fullest = labels.select(m.train_rows[np.argsort(-labels.sizes()[m.train_rows], kind="stable")[:size]])
         inputs = tuple(part.to(self.device) for part in m.train_inputs(longest))
         batch = Batch(inputs, fullest.offsets, self.order.position_of[fullest.ids])
         self.step(batch, self.total + 1, self.total + 1, 1.0, True)
-        rows = m.validation_rows if len(m.validation_rows) else m.train_rows
+        rows = m.validation_rows if len(m.validation_rows) else m.train_rows[m.train_rows < len(m.dataset.train)]
         # not stoppable: what would be saved is the trial's
         self.score(rows[next(iter(by_length(m.lengths[rows], EVALUATION_TOKENS)))], lambda rows: None)
         line = memory_line(self.plan.predicted_bytes, memory_bytes(self.device))
@@ -178,7 +178,7 @@ class Trainer:
         def load() -> Iterator[Batch]:
             for number in range(position, len(chosen)):
                 rows = chosen[number]
-                labels = m.dataset.train.labels.select(rows)
+                labels = m.labels.select(rows)
                 inputs = m.train_inputs(rows)
                 if self.device.type == "cuda":  # a copy from pageable memory would wait for the steps before it
                     inputs = tuple(part.pin_memory() for part in inputs)

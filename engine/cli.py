@@ -20,6 +20,7 @@ from engine.bench.commands import add_bench
 from engine.config import KEYS, RunConfig, parse_assignment, resolve
 from engine.data.commands import add_data
 from engine.errors import ConfigError, EngineError
+from engine.inference.evaluate_command import add_evaluate
 from engine.inference.export_command import add_export
 from engine.inference.predict_command import add_predict, print_predictions
 from engine.planning.commands import add_plan
@@ -118,14 +119,7 @@ def build_parser() -> argparse.ArgumentParser:
 
     add_plan(commands, _command)
     add_predict(commands, _command, _existing, positive_number)
-
-    evaluate = _command(commands, "evaluate", "metrics of a model on a dataset's test split", evaluate_command)
-    evaluate.add_argument("model", type=Path, help="a run, or a model folder")
-    evaluate.add_argument("--data", metavar="DIR", help="dataset directory (default: the run's own)")
-    evaluate.add_argument("--split", default="test", choices=("test", "train"))
-    evaluate.add_argument("--k", default="1,3,5", help="cut-offs (1,3,5)")
-    evaluate.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
-    evaluate.add_argument("--json", action="store_true")
+    add_evaluate(commands, _command, _existing, positive_number)
 
     runs = commands.add_parser("runs", help="list, show, stop and delete runs").add_subparsers(
         required=True, metavar="ACTION"
@@ -268,18 +262,6 @@ def _example_texts(run: Any) -> tuple[str, ...]:
         return EXAMPLES
     dataset = Dataset.open(Path(path))
     return tuple((dataset.test or dataset.train).texts(0, 3))
-
-
-def evaluate_command(options: argparse.Namespace) -> None:
-    from engine.inference.bundles import evaluate_bundle
-    from engine.inference.metrics import format_table
-
-    config = RunConfig.from_flat({"evaluation.k": options.k})
-    metrics = evaluate_bundle(_existing(options.model), options.data, options.split, config.evaluation, options.device)
-    if options.json:
-        _print_json(metrics)
-    else:
-        print(format_table({"this model": metrics}))
 
 
 def list_command(options: argparse.Namespace) -> None:

@@ -44,6 +44,9 @@ class Data:
     validation_fraction: float = key(
         0.05, "share of train held out to choose the best model (at most 10,000 instances)", at_least=0.0, at_most=0.5
     )
+    augment_with_labels: bool = key(
+        False, "train on the text of every label that has one as well, with that label alone"
+    )
 
 
 @dataclass(frozen=True)

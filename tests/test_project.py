@@ -102,3 +102,26 @@ def test_the_readme_shows_what_the_program_prints():
         result[line[:22].strip()] |= dict(zip(band_columns, numbers, strict=True))
     assert set(columns) | set(band_columns) <= set(keys)
     assert format_table(result) in README
+
+
+def test_the_readme_shows_what_an_evaluation_prints():
+    from engine.inference.report import Report, render
+
+    shown = README[README.index("Test split of ") :].split("\n```")[0]
+    title, table, _, reliability = shown.split("\n\n")
+    dataset, instances = re.fullmatch(r"Test split of (\S+), ([\d,]+) texts", title).groups()
+    metrics = {"instances": int(instances.replace(",", "")), "instances_without_labels": 0}
+    for line in table.splitlines()[1:]:
+        key, *values = line.split()
+        for band, value in zip(("", "/head", "/torso", "/tail"), values, strict=True):
+            metrics |= {} if value == "-" else {key + band: float(value) / 100}
+    lines = [re.split(r" {2,}", line) for line in reliability.splitlines()[1:]]
+    bins = [
+        {
+            "from": float(span.split()[0]), "to": float(span.split()[2]), "predictions": int(count.replace(",", "")),
+            "mean_probability": float(mean) / 100, "right": float(right) / 100,
+        }
+        for span, count, mean, right in lines
+    ]  # fmt: skip
+    cuts = sorted({int(re.search(r"@(\d+)", key)[1]) for key in metrics if "@" in key})
+    assert render(Report(dataset, "test", metrics, dict.fromkeys(cuts, bins)), "table") == shown

@@ -15,12 +15,16 @@ from engine.data.problems import Problems
 from engine.data.sourcefiles import ProgressMeter, find_file, read_lines
 from engine.data.store import InstanceError
 
-NAMES = {"train": "filter_labels_train.txt", "test": "filter_labels_test.txt"}
+# By the repository, and by Renée.
+NAMES = {
+    "train": ("filter_labels_train.txt", "trn_filter_labels.txt"),
+    "test": ("filter_labels_test.txt", "tst_filter_labels.txt"),
+}
 
 
 def find_filters(folder: Path, splits: dict[str, Path]) -> dict[str, Path]:
     """The file of pairs of each split that has one."""
-    found = {split: find_file(folder, (NAMES[split],)) for split in splits}
+    found = {split: find_file(folder, NAMES[split]) for split in splits}
     return {split: file for split, file in found.items() if file}
 
 

@@ -40,6 +40,14 @@ class LabelSets:
         np.cumsum(counts, out=offsets[1:])
         return LabelSets(offsets, self.ids[ragged_positions(starts, counts)])
 
+    def contains(self, label_BK: np.ndarray) -> np.ndarray:
+        """Which labels are in the set of their row: bool [B, K] for labels int [B, K], where -1 stands for none."""
+        assert len(label_BK) == len(self)
+        row_B1 = np.arange(len(self))[:, None] << 32
+        own = np.repeat(row_B1[:, 0], self.sizes()) | self.ids
+        asked_BK = np.where(label_BK < 0, -1, row_B1 | label_BK)
+        return np.append(own, -2)[np.searchsorted(own, asked_BK)] == asked_BK
+
     def counts(self, n_labels: int) -> np.ndarray:
         """How many instances have each label: int64 [n_labels]. Streams the ids, which must be in range."""
         total = np.zeros(n_labels, dtype=np.int64)

@@ -2,7 +2,7 @@
 
     aalto      train_raw_texts.txt, test_raw_texts.txt, train_labels.txt, test_labels.txt: label names with spaces
     xmc-text   trn_X_Y.txt, tst_X_Y.txt: a header "N L", then `label:value` pairs; texts in trn_X.txt or raw_data/
-    pecos      X.trn.txt, X.tst.txt, Y.trn.npz, Y.tst.npz (CSR of scipy), names of the labels in output-items.txt
+    pecos      X.trn.txt, X.tst.txt, Y.trn.npz, Y.tst.npz (CSR of scipy), texts of the labels in output-items.txt
 
 Each text file may end in `.gz`. The row of a text has the number of its line, which is its uid too.
 """
@@ -11,7 +11,7 @@ import re
 from abc import abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import zip_longest
+from itertools import tee, zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -139,12 +139,16 @@ class NumberedText(AlignedText):
     def label_table(self, meter: ProgressMeter) -> LabelTable:
         if self._name_file is None:
             return map(str, range(self.n_labels)), None
-        return self._read_names(meter), None
+        # The writer takes turns between names and texts, so little waits in between.
+        names, again = tee(self._read_names(meter))
+        return (name for name, _ in names), (text for _, text in again)
 
-    def _read_names(self, meter: ProgressMeter) -> Iterator[str]:
+    def _read_names(self, meter: ProgressMeter) -> Iterator[tuple[str, str | None]]:
+        """Name and text of every label: its line is both, or where that is empty its number is its name."""
         count = 0
         for count, line, _ in read_lines(self._name_file, meter, Problems(strict=True)):
-            yield line.strip() or str(count - 1)
+            text = line.strip()
+            yield text or str(count - 1), text or None
         if count != self.n_labels:
             wrong = f"{count} names for {self.n_labels} labels"
             raise DataError(f"{self._name_file}: {wrong}; one name a line, in the order of the ids, is expected")

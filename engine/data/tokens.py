@@ -14,12 +14,11 @@ import shutil
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
 from engine.data.arrays import NpyAppender, open_npy
-from engine.data.store import Split
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -31,6 +30,16 @@ _LAYOUT = 1
 _CHUNK_TEXTS = 2048
 _CHUNK_CHARACTERS = 4 << 20
 _CHARACTERS_PER_TOKEN = 16  # several times what any language needs; see `_beginning`
+
+
+class Texts(Protocol):
+    """What is used of engine.data.store.Split. digest: what changes when the texts do."""
+
+    name: str
+    digest: str
+
+    def __len__(self) -> int: ...
+    def texts(self) -> Iterator[str]: ...
 
 
 @dataclass(frozen=True)
@@ -71,7 +80,7 @@ class RaggedTokens:
 
 
 def token_cache(
-    split: Split,
+    split: Texts,
     tokenizer: "PreTrainedTokenizerBase",
     max_tokens: int,
     cache: Path,
@@ -120,7 +129,7 @@ def _open(folder: Path, n_texts: int) -> RaggedTokens | None:
 
 
 def _build(
-    folder: Path, split: Split, tokenizer: "PreTrainedTokenizerBase", max_tokens: int, progress: Progress | None
+    folder: Path, split: Texts, tokenizer: "PreTrainedTokenizerBase", max_tokens: int, progress: Progress | None
 ) -> None:
     # Written under another name and renamed: an entry is complete or not there.
     tmp = folder.with_name(f"{folder.name}.tmp-{secrets.token_hex(4)}")

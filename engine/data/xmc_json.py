@@ -60,11 +60,11 @@ class XmcJson(Layout):
         return (name for name, _ in names), (text for _, text in again)
 
     def _named(self, meter: ProgressMeter) -> Iterator[tuple[str, str | None]]:
-        """Name and text of every label. One without a content has no text of its own."""
+        """Name and text of every label. A label without title and content is called by its uid and has no text."""
         for line, label in read_objects(self._labels, meter, Problems(strict=True)):
             try:
                 title, content = _string(label, "title"), _string(label, "content")
-                yield title or _uid(label), join_texts(title, content) if content else None
+                yield title or _uid(label), join_texts(title, content) or None
             except InstanceError as error:
                 raise DataError(f"{self._labels}:{line}: {error}") from None
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from engine.data.store import Dataset
 from engine.inference.baselines import most_frequent, tfidf_neighbours
+from engine.inference.filtering import extra_width, filtered
 from engine.inference.metrics import Metrics
 
 if TYPE_CHECKING:
@@ -29,38 +30,38 @@ def compare_baselines(
 
     stage: makes a progress display, see Reporter.stage.
     """
-    labels, frequency = dataset.test.labels, dataset.label_frequency()
-    found = {"most frequent labels": _score(most_frequent(frequency, k, len(labels)), labels, new_metrics())}
+    test, frequency = dataset.test, dataset.label_frequency()
+    width = min(k + extra_width(test.filter, np.arange(len(test))), dataset.n_labels)
+
+    def score(chunks: Iterator[np.ndarray]) -> dict[str, float]:
+        """Of predictions int [b, width] of all test texts in order."""
+        metrics, start = new_metrics(), 0
+        for ids in filtered(chunks, test.filter, k):
+            chosen = test.labels.select(np.arange(start, start + len(ids)))
+            metrics.update(ids, chosen.offsets, chosen.ids)
+            start += len(ids)
+        return metrics.result() | ({} if test.filter is None else {"filtered_pairs": len(test.filter.ids)})
+
+    same = most_frequent(frequency, width, len(test))
+    found = {"most frequent labels": score(same[first : first + CHUNK] for first in range(0, len(test), CHUNK))}
     if len(dataset.train) > MOST_TEXTS:
         say(f"no nearest-neighbour baseline: more than {MOST_TEXTS:,} training texts")
         return found
-    metrics, start = new_metrics(), 0
-    train, test = len(dataset.train), len(dataset.test)
     with stage("TF-IDF neighbours", "texts") as update:
 
         def report(what: str, done: int) -> None:
             """Reading the training texts comes first, then the choice of the settings, then the test texts."""
-            update({"reading training texts": 0, "comparing test texts": train}.get(what, train) + done, train + test)
+            train, all_texts = len(dataset.train), len(dataset.train) + len(test)
+            update({"reading training texts": 0, "comparing test texts": train}.get(what, train) + done, all_texts)
 
-        for ids in tfidf_neighbours(
-            dataset.train.texts(),
-            dataset.train.labels,
-            dataset.test.texts(),
-            dataset.n_labels,
-            k,
-            progress=report,
-        ):
-            rows = np.arange(start, start + len(ids))
-            chosen = labels.select(rows)
-            metrics.update(ids, chosen.offsets, chosen.ids)
-            start += len(ids)
-    found["TF-IDF neighbours"] = metrics.result()
+        found["TF-IDF neighbours"] = score(
+            tfidf_neighbours(
+                dataset.train.texts(),
+                dataset.train.labels,
+                test.texts(),
+                dataset.n_labels,
+                width,
+                progress=report,
+            )
+        )
     return found
-
-
-def _score(ids: np.ndarray, labels, metrics: Metrics) -> dict[str, float]:
-    for start in range(0, len(ids), CHUNK):
-        rows = np.arange(start, min(start + CHUNK, len(ids)))
-        chosen = labels.select(rows)
-        metrics.update(ids[rows], chosen.offsets, chosen.ids)
-    return metrics.result()

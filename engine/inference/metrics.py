@@ -1,19 +1,24 @@
-"""Ranking metrics of the field, streamed: P@k, R@k, nDCG@k and PSP@k, overall and by label frequency.
+"""Ranking metrics of the field, streamed: P@k, R@k, nDCG@k, PSP@k, PSnDCG@k and coverage@k, overall and by frequency.
 
 Notation: an instance has the label set Y and a ranking; hit_r = 1 if the label at rank r (from 1) is in Y.
-Means are over the instances that have labels.
+Means are over the instances that have labels (pyxclib's `Metrics(..., remove_invalid=True)`).
 
-    P@k     mean of  sum_{r<=k} hit_r / k                      k even where |Y| < k or fewer were predicted
-    R@k     mean of  sum_{r<=k} hit_r / |Y|
-    nDCG@k  mean of  sum_{r<=k} hit_r / log2(r+1)  /  sum_{r<=min(k,|Y|)} 1 / log2(r+1)
-    PSP@k   sum over instances of  sum_{r<=k} hit_r q_r        /  the same sum for the best possible ranking
+    P@k         mean of  sum_{r<=k} hit_r / k                      k even where |Y| < k or fewer were predicted
+    R@k         mean of  sum_{r<=k} hit_r / |Y|
+    nDCG@k      mean of  sum_{r<=k} hit_r / log2(r+1)        /  sum_{r<=min(k,|Y|)} 1 / log2(r+1)
+    PSP@k       mean of  sum_{r<=k} hit_r q_r                /  the same mean for the best possible ranking
+    PSnDCG@k    mean of  nDCG@k with gain q_r in place of 1  /  the same mean for the best possible ranking
+    coverage@k  share of the labels that some instance has, which are right in at least one of the rankings to k
 
 q is the inverse propensity of a label that occurs n times in the N training instances,
 
     q = 1 + C (n + B)^-A,   C = (ln N - 1) (B + 1)^A
 
-(Jain, Prabhu, Varma: Extreme Multi-label Loss Functions, KDD 2016, section 4), and PSP@k is the ratio of
-means that pyxclib and the extreme classification repository report, not the mean of ratios.
+(Jain, Prabhu, Varma: Extreme Multi-label Loss Functions, KDD 2016, section 4). PSP@k and PSnDCG@k are the ratios of
+means that pyxclib (xclib/evaluation/xc_metrics.py) and the extreme classification repository report, not means of
+ratios; the best possible ranking has an instance's labels by falling q. Coverage is that of Schultheis et al.,
+Generalized Test Utilities for Long-Tail Performance in Extreme Multi-label Classification, NeurIPS 2023, over the
+labels of the evaluated split: a label that it does not have cannot be right.
 
 Bands. Labels sorted by training frequency (ties by id) are cut into `head`, `torso` and `tail` so that each
 holds about a third of all label occurrences in training: a label belongs to the third in which its share of
@@ -35,10 +40,13 @@ from numpy.typing import NDArray
 from engine.data.propensity import inverse_propensity
 
 BANDS = ("head", "torso", "tail")
+# What is summed for each cut-off: hits, recall, nDCG; inverse propensity, and nDCG with it, achieved and best possible.
+SUMS = 7
+NEVER_RIGHT = np.iinfo(np.int16).max  # the rank of a true label that no ranking had right
 
 
 class Metrics:
-    """Sums that turn into metrics. Memory: one byte per label, and what one batch needs.
+    """Sums that turn into metrics. Memory: three bytes per label, and what one batch needs.
 
     k: the cut-offs, each at least 1 · frequency: int [L], in how many training instances a label occurs ·
     n_train: number of training instances · propensity_a, propensity_b: A and B above (Amazon 0.6 and 2.6,
@@ -62,8 +70,8 @@ class Metrics:
         self._propensity = (n_train, propensity_a, propensity_b)
         views = ("", *BANDS)
         self._count = dict.fromkeys(views, 0)
-        # A column for each cut-off; rows: hits, recall, nDCG, achieved and best possible inverse propensity.
-        self._sum = {view: np.zeros((5, len(self.k))) for view in views}
+        self._sum = {view: np.zeros((SUMS, len(self.k))) for view in views}
+        self._best_rank = np.zeros(len(self.frequency), dtype=np.int16)  # of a hit, from 1; 0: true nowhere so far
         self._without_labels = 0
 
     def update(self, topk_ids: NDArray[np.integer], offsets: NDArray[np.integer], ids: NDArray[np.integer]) -> None:
@@ -96,6 +104,8 @@ class Metrics:
             inside = true_band == index
             self._add(view, hit & (hit_band == index), hit_weight, true_row[inside], true_weight[inside])
         self._without_labels += int((np.bincount(true_row, minlength=n_rows) == 0).sum())
+        self._best_rank[true_id[self._best_rank[true_id] == 0]] = NEVER_RIGHT
+        np.minimum.at(self._best_rank, topk_ids[hit], np.nonzero(hit)[1] + 1)
 
     def _add(self, view: str, hit: NDArray, hit_weight: NDArray, true_row: NDArray, true_weight: NDArray) -> None:
         """hit: bool [B, K] · hit_weight: [B, K] · true_row, true_weight: [nnz], by instance, then best first."""
@@ -104,18 +114,21 @@ class Metrics:
         discount = 1 / np.log2(np.arange(2, self.k[-1] + 2))
         ideal = np.concatenate([[0.0], np.cumsum(discount)])
         some = n_true > 0
-        hit, hit_weight, n_true = hit[some], hit_weight[some], n_true[some]
-        self._count[view] += len(hit)
+        gain, weighted = hit * discount[: hit.shape[1]], hit * hit_weight
+        self._count[view] += int(some.sum())
         for column, k in enumerate(self.k):
-            top = hit[:, :k]
-            hits = top.sum(axis=1)
-            self._sum[view][:, column] += (
-                hits.sum(),
-                (hits / n_true).sum(),
-                (top @ discount[: top.shape[1]] / ideal[np.minimum(n_true, k)]).sum(),
-                hit_weight[:, :k][top].sum(),
-                true_weight[rank < k].sum(),
+            first = rank < k
+            best = np.bincount(true_row[first], true_weight[first] * discount[rank[first]], minlength=len(hit))
+            per_row = (
+                hit[:, :k].sum(axis=1),
+                hit[:, :k].sum(axis=1) / n_true.clip(min=1),
+                gain[:, :k].sum(axis=1) / ideal[n_true.clip(1, k)],
+                weighted[:, :k].sum(axis=1),
+                np.bincount(true_row[first], true_weight[first], minlength=len(hit)),
+                (weighted * gain)[:, :k].sum(axis=1) / ideal[n_true.clip(1, k)],
+                best / ideal[n_true.clip(1, k)],
             )
+            self._sum[view][:, column] += [values[some].sum() for values in per_row]
 
     def result(self) -> dict[str, float | int]:
         """Metrics so far as fractions under keys such as `P@1` and `PSP@5/tail`, then `instances` (those counted) and
@@ -124,12 +137,19 @@ class Metrics:
         for view in ("", *BANDS):
             suffix = f"/{view}" if view else ""
             for column, k in enumerate(self.k):
-                hits, recall, gain, achieved, best = self._sum[view][:, column].tolist()
+                hits, recall, gain, achieved, best, achieved_gain, best_gain = self._sum[view][:, column].tolist()
                 result[f"P@{k}{suffix}"] = _ratio(hits, k * self._count[""])
                 result[f"R@{k}{suffix}"] = _ratio(recall, self._count[view])
                 result[f"nDCG@{k}{suffix}"] = _ratio(gain, self._count[view])
                 result[f"PSP@{k}{suffix}"] = _ratio(achieved, best)
+                result[f"PSnDCG@{k}{suffix}"] = _ratio(achieved_gain, best_gain)
+                result[f"coverage@{k}{suffix}"] = _ratio(*self._covered(view, k))
         return result | {"instances": self._count[""], "instances_without_labels": self._without_labels}
+
+    def _covered(self, view: str, k: int) -> tuple[int, int]:
+        """(labels with a hit among the first k, labels that an instance has) of a band, or of all."""
+        rank = self._best_rank if not view else self._best_rank[self.band == BANDS.index(view)]
+        return int(((rank > 0) & (rank <= k)).sum()), int((rank > 0).sum())
 
 
 def frequency_bands(frequency: NDArray[np.integer]) -> NDArray[np.int8]:
@@ -153,14 +173,16 @@ def format_table(results: Mapping[str, Mapping[str, float | int]]) -> str:
     """Plain-text tables of several systems' results, in percent: one row a system; below it the bands.
 
     results: system name -> `Metrics.result()`. P and PSP at every cut-off, R and nDCG at the last; columns that no
-    system has are left out, missing values are "-".
+    system has are left out, missing values are "-". Says so where a reciprocal filter was applied.
     """
     cuts = sorted({int(key[2:]) for result in results.values() for key in result if re.fullmatch(r"P@\d+", key)})
     deepest = cuts[-1:] or [1]
     columns = [*(f"P@{k}" for k in cuts), f"R@{deepest[0]}", f"nDCG@{deepest[0]}", *(f"PSP@{k}" for k in cuts)]
     bands = [f"{metric}/{band}" for metric in (f"P@{(cuts or [1])[0]}", f"R@{deepest[0]}") for band in BANDS]
-    tables = ("\n".join(_table("in %", results, wanted)) for wanted in (columns, bands))
-    return "\n\n".join(filter(None, tables))
+    tables = ["\n".join(_table("in %", results, wanted)) for wanted in (columns, bands)]
+    pairs = next((result["filtered_pairs"] for result in results.values() if "filtered_pairs" in result), None)
+    note = "" if pairs is None else f"reciprocal filter: {pairs:,} pairs taken out of the predictions"
+    return "\n\n".join(filter(None, [*tables, note]))
 
 
 def _table(corner: str, results: Mapping[str, Mapping[str, float | int]], wanted: list[str]) -> Iterator[str]:

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from engine.data.joined import JoinedRows
 from engine.model.encoder import FeatureHead, TextEncoder
 
 FEATURE_BATCH_TOKENS = 4096  # tokens in a batch of the frozen encoder's pass
@@ -52,7 +53,7 @@ class TokenInputs:
 class FeatureInputs:
     """Rows as (features,), fp32 [B, D], from a cache fp16 [N, D]."""
 
-    features: np.ndarray
+    features: np.ndarray | JoinedRows
 
     def __call__(self, rows: np.ndarray) -> Inputs:
         return (torch.from_numpy(self.features[rows]).float(),)

@@ -17,7 +17,10 @@ from torch import Tensor
 from engine.config import RunConfig
 from engine.data.batches import split_validation
 from engine.data.builtin import open_named
+from engine.data.joined import JoinedRows, JoinedSets, JoinedTokens
 from engine.data.label_order import LabelOrder, by_frequency
+from engine.data.label_sets import LabelSets
+from engine.data.label_texts import LabelTexts
 from engine.data.store import Dataset, Split
 from engine.data.tokens import token_cache
 from engine.errors import DataError
@@ -63,13 +66,16 @@ TORCH = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
 @dataclass
 class Material:
-    """What training reads. train_rows, validation_rows: int64, labelled rows of the train split."""
+    """What training reads. Rows are those of the train split and, behind them, of the label texts that are trained on
+    as well. labels, train_inputs, lengths: of these rows · train_rows, validation_rows: int64, those with labels;
+    validation is of the train split alone."""
 
     dataset: Dataset
     encoder: TextEncoder
     encoder_digest: str
     tokenizer: PreTrainedTokenizerBase
     model: FeatureModel
+    labels: LabelSets | JoinedSets
     train_inputs: TokenInputs | FeatureInputs
     lengths: np.ndarray
     train_rows: np.ndarray
@@ -102,40 +108,52 @@ def gather(config: RunConfig, hardware: Hardware, dataset: Dataset, reporter: Re
     encoder = load_encoder(directory, config.encoder.pooling, TORCH[hardware.compute] if frozen else torch.float32)
     check_length(encoder, config.data.max_tokens)
     encoder_digest = digest(directory)
+    label_texts = LabelTexts.of(dataset) if config.data.augment_with_labels else None
     labelled = np.flatnonzero(dataset.train.labels.sizes())
     skipped = len(dataset.train) - len(labelled)
     if not len(labelled):
         raise DataError(f"{dataset.path}: no training text has a label; there is nothing to learn")
     reporter.say(
         f"data      {dataset.name}: {len(labelled):,} training texts, {len(dataset.test or ()):,} test texts, "
-        f"{dataset.n_labels:,} labels" + (f"; {skipped:,} texts without labels are skipped" if skipped else "")
+        f"{dataset.n_labels:,} labels"
+        + (f"; {skipped:,} texts without labels are skipped" if skipped else "")
+        + (f"; the texts of {len(label_texts):,} labels are trained on, too" if label_texts else "")
     )
     kind = f"frozen, {hardware.compute}" if frozen else "trained"
     reporter.say(f"encoder   {config.encoder.name}: {kind}, {encoder.width} features, from {directory}")
     if not frozen and hardware.device == "cpu":
         reporter.say("warning   training the encoder on a CPU is slow; --set encoder.trainable=none is the CPU's way")
     train, validation = split_validation(len(labelled), config.data.validation_fraction, seed)
+    train_rows, labels = labelled[train], dataset.train.labels
+    parts: list[Split | LabelTexts] = [dataset.train]
+    if label_texts:
+        parts.append(label_texts)
+        labels = JoinedSets(labels, label_texts.labels)
+        train_rows = np.concatenate([train_rows, len(dataset.train) + np.arange(len(label_texts))])
 
-    inputs = tokens_of(dataset.train, tokenizer, config, dataset.cache, reporter)
+    read = [tokens_of(part, tokenizer, config, dataset.cache, reporter) for part in parts]
+    inputs = TokenInputs(JoinedTokens(*(each.tokens for each in read)), read[0].pad_id) if label_texts else read[0]
     lengths = inputs.tokens.lengths()
     center = None
     if frozen:
         encoder.requires_grad_(False)
-        file = feature_file(dataset, dataset.train, config, encoder_digest, hardware.compute)
-        features = features_of(encoder, inputs, file, hardware.device, reporter)
-        center = mean_feature(features, labelled[train])
-        inputs = FeatureInputs(features)
+        files = [feature_file(dataset, part, config, encoder_digest, hardware.compute) for part in parts]
+        features = [
+            features_of(encoder, each, file, hardware.device, reporter) for each, file in zip(read, files, strict=True)
+        ]
+        center = mean_feature(features[0], labelled[train])  # of texts such as will be asked about
+        inputs = FeatureInputs(JoinedRows(*features) if label_texts else features[0])
     torch.manual_seed(seed_of(seed, LAYER))
     head = FeatureHead(encoder.width, config.intermediate.width, config.encoder.dropout, center)
     model = FeatureModel(None if frozen else encoder, head)
     return Material(
-        dataset, encoder, encoder_digest, tokenizer, model, inputs, lengths, labelled[train],
+        dataset, encoder, encoder_digest, tokenizer, model, labels, inputs, lengths, train_rows,
         labelled[validation], frozen,
     )  # fmt: skip
 
 
 def tokens_of(
-    split: Split, tokenizer: PreTrainedTokenizerBase, config: RunConfig, cache: Path, reporter: Reporter
+    split: Split | LabelTexts, tokenizer: PreTrainedTokenizerBase, config: RunConfig, cache: Path, reporter: Reporter
 ) -> TokenInputs:
     """The split's token cache, made if it is not there."""
     with reporter.stage(f"tokenizing {split.name}", "texts") as update:
@@ -151,7 +169,9 @@ def features_of(encoder: TextEncoder, inputs: TokenInputs, file: Path, device: s
     return features
 
 
-def feature_file(dataset: Dataset, split: Split, config: RunConfig, encoder_digest: str, compute: str) -> Path:
+def feature_file(
+    dataset: Dataset, split: Split | LabelTexts, config: RunConfig, encoder_digest: str, compute: str
+) -> Path:
     """Where the features of a split lie: named by all that they depend on."""
     parts = (split.digest, encoder_digest, config.encoder.pooling, str(config.data.max_tokens), compute)
     name = hashlib.sha256("|".join(parts).encode()).hexdigest()[:16]
@@ -244,7 +264,7 @@ def _encoded(
         for batch in by_length(material.lengths[rows], GROUPING_TOKENS):
             chosen = np.sort(rows[batch])
             inputs: Inputs = tuple(part.to(device) for part in material.train_inputs(chosen))
-            labels = material.dataset.train.labels.select(chosen)
+            labels = material.labels.select(chosen)
             with autocast():  # not around the yield: what the features are used for computes in fp32
                 x_BD = material.model.encode(inputs)
             yield x_BD.float(), labels.offsets, labels.ids

@@ -15,7 +15,7 @@ from engine.config import RunConfig
 from engine.data.label_order import LabelOrder
 from engine.errors import DataError, EnvironmentProblem, MemoryBudgetError
 from engine.inference.comparison import compare_baselines
-from engine.inference.evaluation import EVALUATION_TOKENS, evaluate_rows
+from engine.inference.evaluation import EVALUATION_TOKENS, Ranker, evaluate_rows
 from engine.inference.metrics import Metrics
 from engine.kernels.dispatch import resolve_backend
 from engine.model.bundle import load_bundle, recover_bundle
@@ -196,10 +196,9 @@ def _test(run: RunDirectory, config: RunConfig, hardware, material: Material, re
             update(done, len(dataset.test))
 
         batches = [np.sort(rows) for rows in by_length(lengths, EVALUATION_TOKENS)]
-        found = evaluate_rows(
-            bundle.model, bundle.classifier, bundle.order, inputs, dataset.test.labels, batches, new_metrics(),
-            device=hardware.device, progress=count,
-        )  # fmt: skip
+        test = dataset.test
+        ranker = Ranker(bundle.model, bundle.classifier, bundle.order, inputs, hardware.device, test.filter)
+        found = evaluate_rows(ranker, test.labels, batches, new_metrics(), count)
     metrics = {"model": found}
     if e.baselines:
         metrics |= compare_baselines(dataset, new_metrics, max(e.k), reporter.stage, reporter.say)

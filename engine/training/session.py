@@ -29,6 +29,7 @@ def create_checked_run(config: RunConfig, profile: str, origins: dict[str, str])
     fan-in that cannot be used.
     """
     from engine.data.builtin import BUILT_IN
+    from engine.data.label_texts import require_label_texts
     from engine.data.store import Dataset
     from engine.model.encoder import encoder_width
     from engine.model.sources import find_encoder
@@ -38,7 +39,9 @@ def create_checked_run(config: RunConfig, profile: str, origins: dict[str, str])
     detect(config.hardware.device)
     check_fan_in(config, config.intermediate.width or encoder_width(find_encoder(config.encoder.name)))
     if config.data.path not in BUILT_IN:
-        Dataset.open(Path(config.data.path).absolute())
+        dataset = Dataset.open(Path(config.data.path).absolute())
+        if config.data.augment_with_labels:
+            require_label_texts(dataset)
     return create_run(config, profile, origins)
 
 

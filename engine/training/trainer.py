@@ -17,7 +17,7 @@ from engine.config import RunConfig
 from engine.data.batches import epoch_batches, prefetch
 from engine.data.label_order import LabelOrder
 from engine.errors import EngineError, EnvironmentProblem, MemoryBudgetError, StopRequested
-from engine.inference.evaluation import EVALUATION_TOKENS, evaluate_rows
+from engine.inference.evaluation import EVALUATION_TOKENS, Ranker, evaluate_rows
 from engine.inference.metrics import Metrics
 from engine.kernels.layer import LabelLayer, Positives
 from engine.model.auxiliary import AuxiliaryObjective
@@ -99,13 +99,13 @@ class Trainer:
         Raises MemoryBudgetError if they do not fit, however far the plan may be lowered.
         """
         m, size = self.material, self.config.training.batch_size
-        labels = m.dataset.train.labels
+        labels = m.labels
         longest = m.train_rows[np.argsort(-m.lengths[m.train_rows], kind="stable")[:size]]
         fullest = labels.select(m.train_rows[np.argsort(-labels.sizes()[m.train_rows], kind="stable")[:size]])
         inputs = tuple(part.to(self.device) for part in m.train_inputs(longest))
         batch = Batch(inputs, fullest.offsets, self.order.position_of[fullest.ids])
         self.step(batch, self.total + 1, self.total + 1, 1.0, True)
-        rows = m.validation_rows if len(m.validation_rows) else m.train_rows
+        rows = m.validation_rows if len(m.validation_rows) else m.train_rows[m.train_rows < len(m.dataset.train)]
         # not stoppable: what would be saved is the trial's
         self.score(rows[next(iter(by_length(m.lengths[rows], EVALUATION_TOKENS)))], lambda rows: None)
         line = memory_line(self.plan.predicted_bytes, memory_bytes(self.device))
@@ -178,7 +178,7 @@ class Trainer:
         def load() -> Iterator[Batch]:
             for number in range(position, len(chosen)):
                 rows = chosen[number]
-                labels = m.dataset.train.labels.select(rows)
+                labels = m.labels.select(rows)
                 inputs = m.train_inputs(rows)
                 if self.device.type == "cuda":  # a copy from pageable memory would wait for the steps before it
                     inputs = tuple(part.pin_memory() for part in inputs)
@@ -289,10 +289,11 @@ class Trainer:
             propensity_b=e.propensity_b,
         )
         batches = [rows[batch] for batch in by_length(m.lengths[rows], EVALUATION_TOKENS)]
-        return evaluate_rows(
-            self.model, self.classifier, self.order, m.train_inputs, m.dataset.train.labels, batches, metrics,
-            device=self.device, autocast=self.autocast, progress=progress,
-        )  # fmt: skip
+        train = m.dataset.train
+        ranker = Ranker(
+            self.model, self.classifier, self.order, m.train_inputs, self.device, train.filter, self.autocast
+        )
+        return evaluate_rows(ranker, train.labels, batches, metrics, progress)
 
     def _out_of_patience(self) -> bool:
         patience = self.config.evaluation.patience

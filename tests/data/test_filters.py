@@ -47,6 +47,17 @@ def test_pairs_follow_texts_into_a_held_out_test_set(source, tmp_path):
         assert _filter(split) == [[int(uid) % 5] for uid in split.uids()]
 
 
+def test_renees_names_of_the_files_are_known(tmp_path):
+    """And its label texts."""
+    lines = {"X": "one\ntwo\n", "X_Y": "2 3\n0:1\n2:1\n", "filter_labels": "1 0\n"}
+    for part, name in ((part, name) for part in ("trn", "tst") for name in lines):
+        (tmp_path / f"{part}_{name}.txt").write_text(lines[name])
+    (tmp_path / "Y.txt").write_text("nought\n\npair\n")
+    dataset = import_dataset(tmp_path, tmp_path / "out")
+    assert _filter(dataset.train) == _filter(dataset.test) == [[], [0]]
+    assert dataset.label_texts() == ["nought", None, "pair"]
+
+
 def test_a_dataset_without_filters_has_none(source, tmp_path):
     (source / "filter_labels_test.txt").unlink()
     assert import_dataset(source, tmp_path / "out").test.filter is None

@@ -55,7 +55,7 @@ def test_the_repository_layout_is_imported(source, tmp_path, packed):
     assert [dataset.train.labels.row(i).tolist() for i in (0, 1)] == [[0, 2], []]
     assert list(dataset.test.texts()) == ["Only content"]
     assert dataset.label_names() == ["zero", "l1", "two"]
-    assert dataset.label_texts() == [None, None, "two. More."]
+    assert dataset.label_texts() == ["zero", None, "two. More."], "a title is a text, a uid is none"
     assert dataset.name == "corpus"
     assert set(dataset.meta["sources"]) == {f"{part}.json{'.gz' * packed}" for part in ("trn", "tst", "lbl")}
     Dataset.open(tmp_path / "out", verify=True)

@@ -76,6 +76,7 @@ def test_a_pecos_folder_is_imported(pecos):
     assert list(dataset.train.texts()) == ["one", "two", "three"]
     assert (_rows(dataset.train), _rows(dataset.test)) == ([[0, 1], [], [2]], [[1]])
     assert dataset.label_names() == ["zero", "first", "2"], "a label without a name is called by its number"
+    assert dataset.label_texts() == ["zero", "first", None]
     assert set(dataset.meta["sources"]) == {"X.trn.txt", "X.tst.txt", "Y.trn.npz", "Y.tst.npz", "output-items.txt"}
 
 

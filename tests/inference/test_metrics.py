@@ -44,6 +44,7 @@ def dense(topk, rows, frequency, n_train, k):
         inside = np.array([view in ("", band[label]) for label in range(n_labels)])
         for cut in k:
             precision, recall, gain, achieved, best = [], [], [], 0.0, 0.0
+            achieved_gain, best_gain, right, present = 0.0, 0.0, set(), set()
             for row in range(len(rows)):
                 relevant = truth[row] & inside
                 if truth[row].any():
@@ -55,12 +56,19 @@ def dense(topk, rows, frequency, n_train, k):
                 ideal = sum(1 / math.log2(rank + 2) for rank in range(min(cut, relevant.sum())))
                 gain.append(sum(1 / math.log2(rank + 2) for rank, _ in hits) / ideal)
                 achieved += sum(q[id] for _, id in hits)
-                best += sum(sorted((q[id] for id in np.flatnonzero(relevant)), reverse=True)[:cut])
+                best_first = sorted((q[id] for id in np.flatnonzero(relevant)), reverse=True)[:cut]
+                best += sum(best_first)
+                achieved_gain += sum(q[id] / math.log2(rank + 2) for rank, id in hits) / ideal
+                best_gain += sum(value / math.log2(rank + 2) for rank, value in enumerate(best_first)) / ideal
+                right |= {id for _, id in hits}
+                present |= set(np.flatnonzero(relevant))
             suffix = f"/{view}" if view else ""
             result[f"P@{cut}{suffix}"] = np.mean(precision) if precision else math.nan
             result[f"R@{cut}{suffix}"] = np.mean(recall) if recall else math.nan
             result[f"nDCG@{cut}{suffix}"] = np.mean(gain) if gain else math.nan
             result[f"PSP@{cut}{suffix}"] = achieved / best if best else math.nan
+            result[f"PSnDCG@{cut}{suffix}"] = achieved_gain / best_gain if best_gain else math.nan
+            result[f"coverage@{cut}{suffix}"] = len(right) / len(present) if present else math.nan
     return result
 
 

@@ -1,0 +1,241 @@
+"""The whole story in a browser: data, plan, training, stop, resume, questions, comparison, whole files; and what goes
+wrong on the way."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import time
+
+import pytest
+from app_process import serve, stop
+
+from engine.runs import list_runs
+
+WAIT = 60_000  # ms
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, tiny_dataset):
+    folder = tmp_path_factory.mktemp("story")
+    shutil.copytree(tiny_dataset, folder / "datasets" / "tiny")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def server(folder):
+    process, address = serve(
+        folder / "runs", "--datasets", str(folder / "datasets"), cwd=folder, OMP_NUM_THREADS="1", HF_HUB_OFFLINE="1"
+    )
+    yield [process, address]
+    stop(process)
+
+
+@pytest.fixture
+def page(browser, server):
+    page = browser.new_page(viewport={"width": 1280, "height": 800})
+    page.set_default_timeout(WAIT)
+    errors = []
+    page.on("pageerror", lambda error: errors.append(error))
+    page.goto(server[1])
+    yield page
+    page.close()
+    assert errors == []
+
+
+def open_page(page, name):
+    page.get_by_role("tab", name=name).first.click()
+    page.get_by_role("tab", name=name, selected=True).first.wait_for()
+
+
+def choose(page, label, option):
+    """Picks an option of a dropdown."""
+    page.get_by_label(label, exact=True).click()
+    page.get_by_role("option", name=option).first.click()
+
+
+def fill_in(page, encoder, **settings):
+    """The form of a training that takes seconds on a tiny encoder."""
+    if not page.get_by_role("button", name="Start training").is_visible():
+        page.get_by_role("button", name="New training").click()
+    choose(page, "Memory profile", re.compile("^cpu$"))
+    values = {"Encoder": str(encoder), "Longest text, in tokens": "16", "Fan-in": "8", "Epochs": "2", **settings}
+    for label, value in values.items():
+        page.get_by_label(label, exact=True).fill(value)
+
+
+def shown(page, text):
+    page.locator("#run-head").get_by_text(text).first.wait_for()
+
+
+def test_data_plan_training_questions(page, server, folder, tiny_encoder):
+    # Data
+    open_page(page, "Data")
+    choose(page, "Dataset", re.compile("^tiny"))
+    page.get_by_text("600").first.wait_for()
+    page.get_by_role("button", name="Train with this data").click()
+    # A training, watched over a reload
+    page.get_by_role("button", name="Start training").wait_for()
+    assert page.get_by_label("Dataset", exact=True).last.input_value().startswith("tiny")
+    fill_in(page, tiny_encoder, Epochs="4000", **{"Name of the run": "first"})
+    page.get_by_text("120 labels: fan-in 8 of 32").wait_for()
+    page.get_by_role("button", name="Start training").click()
+    shown(page, re.compile("step [1-9].* of "))
+    (run,) = list_runs(folder / "runs")
+    assert run.state == "training" and run.id.endswith("first")
+    page.reload()
+    open_page(page, "Train")
+    shown(page, run.id)
+    shown(page, re.compile("step .* left"))
+    page.locator("#pages .chart").first.wait_for()
+    # The interface ends and comes back; the training does not notice
+    stop(server[0])
+    time.sleep(0.5)
+    assert list_runs(folder / "runs")[0].active
+    server[:] = serve(
+        folder / "runs", "--datasets", str(folder / "datasets"), cwd=folder, OMP_NUM_THREADS="1", HF_HUB_OFFLINE="1"
+    )
+    page.goto(server[1])
+    open_page(page, "Train")
+    shown(page, re.compile("step .* left"))
+    # A second training waits for its turn
+    fill_in(page, tiny_encoder, **{"Name of the run": "second", "Fan-in": "16"})
+    page.get_by_role("button", name="Start training").click()
+    shown(page, re.compile("Waiting for .*first to finish"))
+    # Stop and save, then go on; the second takes its turn meanwhile
+    page.get_by_label("Run", exact=True).click()
+    page.get_by_role("option", name=re.compile("first")).click()
+    page.get_by_role("button", name="Stop and save").click()
+    shown(page, re.compile("Stopped at step .* and saved"))
+    stopped = next(run for run in list_runs(folder / "runs") if run.id.endswith("first"))
+    page.get_by_label("Run", exact=True).click()
+    page.get_by_role("option", name=re.compile("second")).click()
+    shown(page, "completed")
+    page.get_by_label("Run", exact=True).click()
+    page.get_by_role("option", name=re.compile("first")).click()
+    page.get_by_role("button", name="Resume").click()
+    shown(page, re.compile("step .* left"))
+    resumed = next(run for run in list_runs(folder / "runs") if run.id.endswith("first"))
+    assert resumed.step >= stopped.step > 0
+    page.get_by_role("button", name="Stop and save").click()
+    shown(page, re.compile("Stopped at step .* and saved"))
+    # Questions
+    open_page(page, "Predict")
+    choose(page, "Model of the run", re.compile("second"))
+    page.get_by_label("Text to label").fill("the quick file open")
+    page.locator("#answer").get_by_text("label-").first.wait_for()
+    assert "%" in page.locator("#answer").inner_text()
+    # Comparison
+    open_page(page, "Runs")
+    for name in ("first", "second"):
+        page.locator(f"[data-run$={name}]").click()
+        page.get_by_text("Settings that were chosen" if name == "first" else "Settings that differ").wait_for()
+    differing = page.locator("tr.differs")
+    assert "classifier.fan_in" in differing.all_inner_texts()[0] or any(
+        "classifier.fan_in" in text for text in differing.all_inner_texts()
+    )
+    # A whole file
+    (folder / "texts.txt").write_text("open a file\nread a date\n")
+    open_page(page, "Predict")
+    page.locator("input[type=file]").last.set_input_files(folder / "texts.txt")
+    page.get_by_role("button", name="Label this file").click()
+    with page.expect_download() as download:
+        page.get_by_text("Download the labels").click()
+    lines = download.value.path().read_text().splitlines()
+    assert [json.loads(line)["text"] for line in lines] == ["open a file", "read a date"]
+
+
+def test_a_killed_training_is_failed_with_its_last_words(page, folder, tiny_encoder):
+    open_page(page, "Train")
+    fill_in(page, tiny_encoder, Epochs="4000", **{"Name of the run": "killed"})
+    choose(page, "Dataset", re.compile("^tiny"))
+    page.get_by_role("button", name="Start training").click()
+    shown(page, re.compile("step [1-9].* of "))
+    run = next(run for run in list_runs(folder / "runs") if run.id.endswith("killed"))
+    os.kill(json.loads((run.path / "status.json").read_text())["pid"], signal.SIGKILL)
+    page.locator("#run-head").get_by_text("failed").first.wait_for(timeout=10_000)
+    shown(page, "The process ended while training, without a word")
+    page.get_by_text("Last words of the process").wait_for()
+    assert page.get_by_role("button", name="Resume").is_visible()
+
+
+def test_what_cannot_be_is_said_where_it_is_before_anything_starts(page, folder, tiny_encoder):
+    before = len(list_runs(folder / "runs"))
+    open_page(page, "Train")
+    fill_in(page, tiny_encoder, Epochs="-4", **{"Batch size": "ten"})
+    page.get_by_role("button", name="Start training").click()
+    page.get_by_text("⚠ -4 must be at least 1").wait_for()
+    page.get_by_text("⚠ 'ten' must be a whole number").wait_for()
+    page.get_by_label("Epochs", exact=True).fill("2")
+    page.get_by_label("Batch size", exact=True).fill("")
+    page.get_by_role("button", name="All other settings").click()
+    page.get_by_role("button", name="Hardware").click()
+    page.get_by_label("Memory gib", exact=True).fill("0.6")  # less than torch alone takes
+    choose(page, "Dataset", re.compile("^tiny"))
+    advice = page.locator("#train-said .problem")
+    advice.get_by_text("GiB").wait_for()
+    page.get_by_role("button", name="Start training").click()
+    page.wait_for_timeout(500)
+    assert advice.is_visible()
+    assert len(list_runs(folder / "runs")) == before
+
+
+def test_a_run_is_deleted_after_a_question(page, folder):
+    open_page(page, "Runs")
+    page.locator("[data-run$=killed]").click()
+    page.get_by_role("button", name="Delete…").click()
+    page.get_by_role("button", name="No, keep it").click()
+    page.get_by_role("button", name="Delete…").click()
+    page.get_by_role("button", name="Yes, delete it").click()
+    page.locator("[data-run$=killed]").wait_for(state="detached")
+    assert not [run for run in list_runs(folder / "runs") if run.id.endswith("killed")]
+
+
+def test_a_model_is_packed_and_downloaded(page, folder, tmp_path):
+    import zipfile
+
+    open_page(page, "Runs")
+    page.locator("[data-run$=second]").click()
+    page.get_by_role("button", name="Pack the model").click()
+    page.locator("#download-model").wait_for()
+    with page.expect_download() as download:
+        page.locator("#download-model").click()
+    with zipfile.ZipFile(download.value.path()) as archive:
+        archive.extractall(tmp_path)
+    (folder_of_model,) = tmp_path.iterdir()
+    from engine.inference.predictor import Predictor
+
+    assert Predictor.load(folder_of_model).predict(["open a file"], k=1)[0]
+
+
+def test_the_keyboard_alone_starts_a_training(page, folder, tiny_encoder):
+    """From the top of the page with Tab, arrows, typing and Enter."""
+    page.get_by_role("tab", name="Train").first.focus()
+    page.keyboard.press("Enter")
+    reach(page, "New training", "Start training")
+    reach_field(page, "Name of the run")
+    page.keyboard.type("by-hand")
+    for label, text in (("Epochs", "1"), ("Fan-in", "8"), ("Longest text, in tokens", "16"), ("Encoder", tiny_encoder)):
+        reach_field(page, label)
+        page.keyboard.type(str(text))
+    reach(page, "Start training")
+    page.keyboard.press("Enter")
+    shown(page, re.compile("by-hand"))
+
+
+def reach(page, *names):
+    """Moves on with Tab until a button of one of these names is in focus."""
+    for _ in range(120):
+        page.keyboard.press("Tab")
+        if page.evaluate("document.activeElement.innerText || ''").strip() in names:
+            return
+    raise AssertionError(f"Tab does not reach {names}")
+
+
+def reach_field(page, label):
+    for _ in range(60):
+        page.keyboard.press("Tab")
+        if page.evaluate("document.activeElement.closest('label')?.innerText || ''").startswith(label):
+            return
+    raise AssertionError(f"Tab does not reach {label}")

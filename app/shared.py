@@ -20,8 +20,8 @@ QUIET = {"show_progress": "hidden", "api_visibility": "private"}  # of events th
 
 @dataclass
 class Shared:
-    """ticks: the events on which a page looks for news, one of them the loading of the page · tabs: to go to another
-    page, see `go` · choices: by page, the components through which another page sets what it works on.
+    """ticks: the events on which a page looks for news, the first of them the loading of the page · tabs: to go to
+    another page, see `go` · choices: by page, the components through which another page sets what it works on.
     """
 
     workspace: Workspace

@@ -7,6 +7,7 @@ the page, or ending the interface, changes nothing.
 from __future__ import annotations
 
 import os
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from app.html import chip
 from app.jobs import Jobs
 from app.machine import Machine
 from app.runlist import RunList
-from app.shared import LARGEST_UPLOAD, QUIET, Shared
+from app.shared import LARGEST_UPLOAD, QUIET, TICK, Shared
 from app.workspace import Workspace
 from engine.runs import RunSummary
 
@@ -33,17 +34,22 @@ def build(workspace: Workspace) -> gr.Blocks:
     """The interface over the runs and datasets of `workspace`."""
     with gr.Blocks(title="fanin", analytics_enabled=False, delete_cache=(3600, 86400), fill_width=True) as interface:
         head = gr.HTML(header(None), elem_id="head")
-        timer = gr.Timer(REFRESH_SECONDS)
+        always = gr.Timer(REFRESH_SECONDS)
         jobs = Jobs(workspace.jobs)
-        with gr.Tabs(elem_id="pages") as tabs:
-            ticks = [interface.load, timer.tick]
-            shared = Shared(workspace, jobs, Machine(jobs), RunList(workspace.runs), Histories(), ticks, tabs)
-            pages = {}
+        shared = Shared(workspace, jobs, Machine(jobs), RunList(workspace.runs), Histories())
+        # Only the page that is open looks for news. Timers among the tabs would be counted as tabs.
+        timers = {name: gr.Timer(REFRESH_SECONDS, active=name == PAGES[0]) for name in PAGES}
+        pages, openings = {}, []
+        with gr.Tabs(elem_id="pages") as shared.tabs:
             for name in PAGES:
-                with gr.Tab(name.capitalize(), id=name):
+                with gr.Tab(name.capitalize(), id=name) as tab:
+                    openings.append(tab.select)
+                    shared.ticks = [interface.load, tab.select, timers[name].tick]
                     pages[name] = import_module(f"app.pages.{name}").build(shared)
+        for opened, opening in enumerate(openings):
+            opening(partial(_only, opened), None, [*timers.values()], **QUIET)
         said = gr.State()
-        gr.on(ticks, lambda before: _now(shared, before), [said], [head, said], **QUIET)
+        gr.on([interface.load, always.tick], lambda before: _now(shared, before), [said], [head, said], **TICK)
         for page in pages.values():
             if page is not None:
                 page.connect()
@@ -57,6 +63,10 @@ def header(active: RunSummary | None) -> str:
         share = f" {active.step / active.total:.0%}" if active.total else ""
         now = chip(active.state, f"{active.id}: {active.state}{share}")
     return f'<header class="top">{TITLE}{now}</header>'
+
+
+def _only(opened: int) -> list[gr.Timer]:
+    return [gr.Timer(active=number == opened) for number in range(len(PAGES))]
 
 
 def _now(shared: Shared, before: str | None) -> tuple[Any, Any]:
@@ -108,6 +118,10 @@ def theme() -> gr.themes.Base:
         font=["system-ui", "sans-serif"],
         font_mono=["ui-monospace", "monospace"],
     ).set(
+        block_info_text_color="*neutral_600",
+        block_info_text_color_dark="*neutral_300",
+        input_placeholder_color="*neutral_500",
+        input_placeholder_color_dark="*neutral_400",
         button_primary_background_fill="*primary_600",
         button_primary_background_fill_dark="*primary_600",
         button_primary_background_fill_hover="*primary_700",

@@ -72,8 +72,10 @@ class Jobs:
         raise ConfigError(f"{self.root} takes no more jobs: delete old ones")
 
     def start(self, path: Path, title: str, arguments: list[str], **details: Any) -> Job:
-        """Runs `engine ARGUMENTS` as the job of the folder that `prepare` made. details: JSON-ready, kept with it."""
+        """Runs `engine ARGUMENTS` as the job of the folder that `prepare` made, or again as that of a job that has
+        ended. details: JSON-ready, kept with it."""
         kind = path.name.partition("-")[2]
+        (path / "exit").unlink(missing_ok=True)
         about = {"kind": kind, "title": title, "arguments": arguments, "details": details, "started": time.time()}
         _write(path / "job.json", about)
         with (path / "output.txt").open("wb") as output, (path / "messages.txt").open("wb") as messages:

@@ -16,12 +16,14 @@ from app.workspace import Workspace
 
 LARGEST_UPLOAD = "8gb"  # of one file
 QUIET = {"show_progress": "hidden", "api_visibility": "private"}  # of events that refresh something
+TICK = {**QUIET, "queue": False}  # of those that take milliseconds: without a queue they cost the server less
 
 
 @dataclass
 class Shared:
-    """ticks: the events on which a page looks for news, the first of them the loading of the page · tabs: to go to
-    another page, see `go` · choices: by page, the components through which another page sets what it works on.
+    """ticks: the events on which the page that is being built looks for news: the loading of the interface, its
+    opening, and a timer while it is open · tabs: to go to another page, see `go` · choices: by name, the components
+    through which another page sets what a page works on.
     """
 
     workspace: Workspace
@@ -29,8 +31,8 @@ class Shared:
     machine: Machine
     runs: RunList
     histories: Histories
-    ticks: list[Callable]
-    tabs: gr.Tabs
+    ticks: list[Callable] = field(default_factory=list)
+    tabs: gr.Tabs | None = None
     choices: dict[str, Any] = field(default_factory=dict)
 
 

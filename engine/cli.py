@@ -56,6 +56,7 @@ def main(arguments: list[str] | None = None) -> int:
         options.texts += rest
     elif rest:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    options.own_process = arguments is None
     options.command_line = shlex.join(["engine", *(sys.argv[1:] if arguments is None else arguments)])
     # Harmless on a CPU, and nothing a user could act on.
     logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
@@ -207,9 +208,14 @@ def train_command(options: argparse.Namespace) -> None:
         if options.dry_run:
             _print_configuration(config, origins, options.json)
             return
-        from engine.training.session import start
+        from engine.training.session import create_checked_run, resume
 
-        training = start(config, profile, origins, options.queue)
+        path = create_checked_run(config, profile, origins).path
+        if options.queue and options.own_process:
+            # A new program in this process: the one that made the run has loaded torch and may hold memory of the GPU.
+            flags = [flag for flag in ("--queue", "--json", "--debug") if getattr(options, flag.removeprefix("--"))]
+            os.execv(sys.executable, [sys.executable, "-m", "engine", "train", "--resume", str(path), *flags])
+        training = resume(path, {}, options.queue)
     with training as (run, result):
         if options.json:
             _print_json({"run": run.path, **result})

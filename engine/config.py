@@ -243,6 +243,13 @@ def profile_names() -> list[str]:
     return sorted(names, key=lambda name: (name != "cpu", int(name.removesuffix("gb")) if name != "cpu" else 0))
 
 
+def profile_titles() -> dict[str, str]:
+    """What each built-in profile is for, as its first line says, smallest memory first."""
+    folder = resources.files("profiles")
+    lines = {name: (folder / f"{name}.toml").read_text(encoding="utf-8").partition("\n")[0] for name in profile_names()}
+    return {name: line.lstrip("# ").rstrip(".") for name, line in lines.items()}
+
+
 def load_profile(profile: str) -> dict[str, Any]:
     """{"section.key": value} of a built-in profile or a TOML file. Raises ConfigError."""
     path = Path(profile) if profile.endswith(".toml") else resources.files("profiles") / f"{profile}.toml"

@@ -9,6 +9,7 @@ interface read it, and ask for one thing only, by making the file `stop`. Layout
     log.txt                               append-only text
     checkpoints/step_<n>/  model/         tensors, written by others
     stop                                  its presence asks the training to save itself and stop
+    .lock                                 held by the process that trains, see engine.turns
 
 A word in a file cannot know that its writer died. So "running" is derived: the process of that pid must exist,
 must have been created when the file says (pids are reused), and must have written lately.
@@ -336,7 +337,8 @@ def delete_run(root: Path, run_id: str) -> None:
         # A hidden folder is no run: half of one is never listed.
         os.rename(run.path, run.path.with_name(f"{DELETED}{run.id}-{time.time_ns()}"))
         for path in Path(root).glob(f"{DELETED}*"):
-            path.unlink() if path.is_symlink() else shutil.rmtree(path)
+            with suppress(FileNotFoundError):  # another process sweeps too
+                path.unlink() if path.is_symlink() else shutil.rmtree(path)
     except OSError as error:
         raise EnvironmentProblem(f"{run.path} cannot be removed: {error.filename} ({error.strerror})") from error
 

@@ -13,12 +13,11 @@ from app.html import note
 from app.imports import Imports
 from app.inspections import Inspections, Look
 from app.removal import check_removable, remove_dataset
-from app.shared import QUIET, Shared, go
+from app.shared import QUIET, TICK, Shared, go
 from engine.data.builtin import BUILT_IN
 from engine.errors import EngineError
 
 SMALL = "python-stdlib"  # the built-in corpus of one click
-BUSY, IDLE = 1.0, 10.0  # seconds between two looks for news, with and without something going on
 SECONDS = {SMALL: "some seconds", "python-api": "about a minute"}  # to make it
 
 
@@ -38,7 +37,6 @@ class DataPage:
         self.imports = Imports(shared.workspace, shared.jobs)
         self.inspections = Inspections(shared.workspace, shared.jobs)
         self.seen, self.following, self.leaf = gr.State(), gr.State(), gr.State(0)
-        self.timer = gr.Timer(IDLE)
         with gr.Row(equal_height=True):
             self.dataset = gr.Dropdown(
                 [], label="Dataset", scale=3,
@@ -71,37 +69,23 @@ class DataPage:
         self._wire()
 
     def _wire(self) -> None:
-        shown = [
-            self.about,
-            self.make,
-            self.rows,
-            self.others,
-            self.origin,
-            self.delete,
-            self.leaf,
-            self.seen,
-            self.timer,
-        ]
+        shown = [self.about, self.make, self.rows, self.others, self.origin, self.delete, self.leaf, self.seen]
         form = [self.bring.files, self.bring.name, self.bring.box]
-        known = [self.seen, self.following, self.dataset, self.leaf]
-        said = [self.dataset, self.active, self.cancel, self.past, self.following, self.timer]
-        looking = self._refresh, known, [*shown, *form, *said]
-        gr.on([self.shared.ticks[0], self.shared.tabs.select, self.timer.tick], *looking, **QUIET)
-        self.dataset.input(
-            self._choose, [self.dataset, self.seen], [*shown, self.problem, self.confirm, self.timer], **QUIET
-        )
-        self.following.change(lambda id: gr.Timer(BUSY) if id else gr.skip(), self.following, self.timer, **QUIET)
+        gr.on(
+            self.shared.ticks, self._refresh, [self.seen, self.following, self.dataset, self.leaf],
+            [*shown, *form, self.dataset, self.active, self.cancel, self.past, self.following], **TICK,
+        )  # fmt: skip
+        self.dataset.input(self._choose, [self.dataset, self.seen], [*shown, self.problem, self.confirm], **QUIET)
         begun = [self.following, self.active, self.cancel, self.problem, self.bring.box]
         self.built_in.click(
-            lambda seen: self._built_in(SMALL, seen), [self.seen], [*begun, *shown, self.dataset, self.timer], **QUIET
+            lambda seen: self._built_in(SMALL, seen), [self.seen], [*begun, *shown, self.dataset], **QUIET
         )
-        self.make.click(self._built_in, [self.dataset, self.seen], [*begun, *shown, self.dataset, self.timer], **QUIET)
+        self.make.click(self._built_in, [self.dataset, self.seen], [*begun, *shown, self.dataset], **QUIET)
         self.cancel.click(self._cancel, None, [self.problem], **QUIET)
         self.others.click(self._turn, [self.dataset, self.leaf], [self.rows, self.leaf], **QUIET)
         self.delete.click(self._ask, [self.dataset], [self.confirm, self.question, self.problem], **QUIET)
         self.no.click(lambda: gr.update(visible=False), None, self.confirm, **QUIET)
-        deleted = self.yes.click(self._delete, [self.dataset], [self.confirm, self.problem], **QUIET)
-        deleted.then(*looking, **QUIET)
+        self.yes.click(self._delete, [self.dataset], [self.confirm, self.problem], **QUIET)
 
     def connect(self) -> None:
         """Lets the buttons lead to the pages that work with the dataset."""
@@ -145,9 +129,6 @@ class DataPage:
         now["shown"] = before.get("shown")
         if not before or now["shown"][:2] != (value, self.inspections.stamp(value)) or now["shown"][2] == "running":
             updates |= self._show(value, now, leaf if value == chosen else 0)
-        now["busy"] = bool(active) or now["shown"][2] == "running"
-        if now["busy"] != (before.get("busy", False) or following is not None):
-            updates[self.timer] = gr.Timer(BUSY if now["busy"] else IDLE)
         if now == seen and not updates:
             return gr.skip()
         return updates | {self.seen: now}
@@ -182,16 +163,17 @@ class DataPage:
         return note(look.words, problem=look.state == "failed")
 
     def _choose(self, id: str, seen: dict | None) -> dict[Any, Any]:
-        seen = dict(seen or {}) | {"shown": None, "busy": True}
+        seen = dict(seen or {})
+        seen["shown"] = None
         return self._show(id, seen, again=True) | {
-            self.seen: seen, self.problem: "", self.confirm: gr.update(visible=False), self.timer: gr.Timer(BUSY),
+            self.seen: seen, self.problem: "", self.confirm: gr.update(visible=False),
         }  # fmt: skip
 
     def _built_in(self, id: str, seen: dict | None) -> dict[Any, Any]:
         """Shows a built-in corpus, and makes it first if it is not there."""
-        seen = dict(seen or {}) | {"shown": None, "busy": True}
+        seen = dict(seen or {}) | {"shown": None}
         updates = self._show(id, seen, again=True) | {self.dataset: id, self.seen: seen, self.problem: ""}
-        updates |= {self.bring.box: gr.update(open=False), self.timer: gr.Timer(BUSY)}
+        updates[self.bring.box] = gr.update(open=False)
         if seen["shown"][2] == "absent":
             try:
                 job = self.imports.start_built_in(id)

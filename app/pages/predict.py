@@ -1,149 +1,129 @@
-"""The page that asks the model of a finished run for the labels of a text."""
+"""The page that asks the models of finished runs for labels: of a text as it is typed, or of a whole file."""
 
 from __future__ import annotations
 
-import html
-import threading
-from collections import OrderedDict
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator
+from typing import Any
 
 import gradio as gr
 
-from app.pages.runs import percent
-from app.shared import Shared
-from engine.errors import ConfigError, DataError, EngineError
-from engine.runs import list_runs
+from app import answers
+from app.batch_panel import BatchPanel
+from app.html import note
+from app.models import Models, choices
+from app.shared import QUIET, TICK, Shared
+from app.snippets import COPY
+from engine.errors import EngineError
 
-if TYPE_CHECKING:
-    from engine.inference.predictor import Prediction, Predictor
-
-MOST_LABELS = 50
-LONGEST_TEXT = 20_000
-MODELS_IN_MEMORY = 2
-
-
-class Models:
-    """The models of the runs in `root` that were asked lately, in memory; loaded again when their files change."""
-
-    def __init__(self, root: Path):
-        self.root = root
-        self._lock = threading.Lock()
-        self._loaded: OrderedDict[Path, tuple[int, Predictor]] = OrderedDict()
-
-    def predict(self, run_id: str, text: str, k: int) -> list[Prediction]:
-        """The k likeliest labels by the model of a finished run. Raises an EngineError that says why there is none."""
-        path = self._path(run_id)
-        # A predictor works for one thread at a time.
-        with self._lock:
-            try:
-                return self._load(path).predict([text], k=k)[0]
-            except OSError as error:
-                raise DataError(f"the model of {run_id} cannot be read ({error}); copy it again, or train") from error
-
-    def _load(self, path: Path) -> Predictor:
-        from engine.inference.predictor import Predictor
-
-        version = (path / "model.json").stat().st_mtime_ns
-        if path not in self._loaded or self._loaded[path][0] != version:
-            self._loaded.pop(path, None)
-            while len(self._loaded) >= MODELS_IN_MEMORY:
-                self._loaded.popitem(last=False)
-            # The GPU belongs to trainings: their memory was planned as if nobody else were there.
-            self._loaded[path] = version, Predictor.load(path, device="cpu")
-        self._loaded.move_to_end(path)
-        return self._loaded[path][1]
-
-    def _path(self, run_id: str) -> Path:
-        run = next((run for run in list_runs(self.root) if run.id == run_id), None)
-        if run is None:
-            raise ConfigError("this run is not there any more; choose another")
-        if run.active:
-            raise ConfigError(f"{run.id} is still {run.state}; its model can be asked when it has finished")
-        if not run.has_model:
-            raise ConfigError(f"{run.id} has no model: its folder model/ is missing or incomplete")
-        return run.path / "model"
-
-
-def ask(models: Models, run_id: str | None, text: str, k: float) -> dict[str, float]:
-    """Label -> probability of the k likeliest labels, the likeliest first. Raises EngineError."""
-    if not run_id:
-        raise ConfigError("choose a run first")
-    if not text.strip():
-        raise ConfigError("type a text first")
-    k = max(1, min(int(k), MOST_LABELS))
-    found: dict[str, float] = {}
-    for prediction in models.predict(run_id, text[:LONGEST_TEXT], k):
-        name = prediction.label if prediction.label not in found else f"{prediction.label} (no. {prediction.label_id})"
-        found[name] = prediction.probability
-    return found
-
-
-def choices(root: Path) -> list[tuple[str, str]]:
-    """(text, id) of the runs whose model can be asked, newest first."""
-    found = []
-    for run in list_runs(root):
-        if run.has_model and not run.active:
-            precision = percent(run.metrics.get("P@1"))
-            found.append((f"{run.id} ({run.state}{precision and f', P@1 {precision}'})", run.id))
-    return found
+HINT = note("the labels of your text appear here")
+NO_MODEL = note("no finished run has a model yet; the page Runs shows what there is")
 
 
 def build(shared: Shared) -> None:
-    """Lays the page out inside the current Blocks; `ticks` are the events that refresh the list of models."""
-    root, ticks = shared.workspace.runs, shared.ticks
-    models = Models(root)
-    none = note("no finished run has a model yet; the page Runs shows what there is")
-    hint = note("the labels of your text appear here")
-    with gr.Row():
-        with gr.Column():
-            run = gr.Dropdown([], label="Model of the run", interactive=True, filterable=False)
-            text = gr.Textbox(
-                label="Text to label",
-                placeholder="For example: open a file in append mode",
-                lines=5,
-                max_lines=15,
-                max_length=LONGEST_TEXT,
-            )
-            k = gr.Slider(1, MOST_LABELS, value=5, step=1, label="How many labels to show")
-            button = gr.Button("Show labels", variant="primary")
-        with gr.Column():
-            answer = gr.HTML(hint)
-            labels = gr.Label(
-                label="Likeliest labels and their probabilities", show_heading=False, visible=False, elem_id="labels"
-            )
-    shown = gr.State()
+    """Lays the page out inside the current Blocks."""
+    Page(shared)
 
-    def refresh(before: list | None, chosen: str | None) -> tuple[Any, Any, Any]:
-        found = choices(root)
+
+class Page:
+    def __init__(self, shared: Shared):
+        self.models = Models(shared.workspace.runs)
+        self.runs = shared.runs
+        with gr.Row(equal_height=False):
+            with gr.Column(min_width=300):
+                self.run = gr.Dropdown([], label="Model of the run", interactive=True, filterable=False)
+                self.text = gr.Textbox(
+                    label="Text to label", placeholder="For example: open a file in append mode", lines=4,
+                    max_lines=12, max_length=answers.LONGEST_TEXT,
+                )  # fmt: skip
+                self.examples = gr.HTML(js_on_load=answers.CHOOSE_EXAMPLE, elem_id="examples")
+                self.k = gr.Slider(1, answers.MOST_LABELS, value=5, step=1, label="How many labels to show")
+                self.threshold = gr.Slider(
+                    0, 0.99, value=0, step=0.01, label="Lowest probability to show",
+                    info="Labels that the model finds less likely are left out.",
+                )  # fmt: skip
+            with gr.Column(min_width=300):
+                self.answer = gr.HTML(HINT, js_on_load=answers.CHOOSE_LABEL, elem_id="answer")
+                self.learned = gr.HTML(elem_id="learned-from")
+        with gr.Accordion("The same in code", open=False):
+            self.code = gr.HTML(js_on_load=COPY, elem_id="predict-code")
+        self.batch = BatchPanel(shared, self.models, self.run, self.k)
+        self.seen, self.texts = gr.State(), gr.State([])
+        shared.choices["predict"] = self.run
+        asked = [self.run, self.text, self.k, self.threshold]
+        gr.on(shared.ticks, self.refresh, [self.seen, self.run], [self.run, self.seen, self.answer], **TICK)
+        gr.on(
+            [self.text.change, self.k.change, self.threshold.change, self.run.change],
+            self.show, asked, [self.answer, self.code], trigger_mode="always_last", **QUIET,
+        )  # fmt: skip
+        self.run.change(self.other_run, self.run, [self.examples, self.texts, self.learned], **QUIET)
+        self.text.focus(self.warm, self.run, trigger_mode="once", **QUIET)
+        self.examples.select(self.example, self.texts, self.text, **QUIET)
+        self.answer.select(self.learned_from, self.run, self.learned, **QUIET)
+
+        def predict(run: str, text: str, k: int = 5, threshold: float = 0.0) -> dict[str, float]:
+            """Label -> probability of the k likeliest labels of a text, those below the threshold left out, by the
+            model of the run of that id."""
+            try:
+                return answers.by_name(answers.ask(self.models, run, text, k, threshold))
+            except EngineError as error:
+                raise gr.Error(str(error)) from None
+
+        gr.api(predict, api_name="predict")
+
+    def refresh(self, before: list | None, chosen: str | None) -> tuple[Any, Any, Any]:
+        """The models that can be asked now; nothing if they are as before."""
+        found = choices(self.runs())
         if found == before:
             return gr.skip(), gr.skip(), gr.skip()
         ids = [id for _, id in found]
         value = chosen if chosen in ids else next(iter(ids), None)
-        message = none if not found else gr.skip() if before else hint
-        return gr.update(choices=found, value=value), message, found
+        message = NO_MODEL if not found else gr.skip() if before else HINT
+        return gr.update(choices=found, value=value), found, message
 
-    def show(run_id: str | None, text: str, k: float) -> tuple[Any, Any]:
+    def show(
+        self, run: str | None, text: str | None, k: float, threshold: float, request: gr.Request
+    ) -> Iterator[tuple]:
+        """The answer, and the same question in code."""
+        if not run or not (text or "").strip():
+            yield HINT if run else gr.skip(), ""
+            return
+        if not self.models.ready(run):
+            yield note("loading the model, once; that takes some seconds…"), gr.skip()
+        address = f"http://{request.headers.get('host', '127.0.0.1:7860')}/"
+        path = self.models.root / run
         try:
-            found = ask(models, run_id, text, k)
+            found = answers.ask(self.models, run, text, k, threshold)
         except EngineError as error:
-            return gr.update(value=note(str(error), problem=True), visible=True), gr.update(visible=False)
-        return gr.update(visible=False), gr.update(value=found, visible=True)
+            yield note(str(error), problem=True), ""
+            return
+        code = answers.code(address, bool(request.username), path, text, int(k), threshold)
+        yield answers.bars(found, threshold), code
 
-    quiet = {"show_progress": "hidden", "api_visibility": "private"}
-    gr.on(ticks, refresh, [shown, run], [run, answer, shown], **quiet)
-    gr.on([button.click, text.submit], show, [run, text, k], [answer, labels], api_visibility="private")
-
-    def predict(run: str, text: str, k: int = 5) -> dict[str, float]:
-        """Label -> probability of the k likeliest labels of a text, by the model of the run of that id."""
+    def other_run(self, run: str | None) -> tuple[str, list[str], str]:
+        """Examples for another model."""
         try:
-            return ask(models, run, text, k)
+            texts = answers.example_texts(self.models.run(run))
+        except EngineError:
+            texts = []
+        return answers.example_buttons(texts), texts, ""
+
+    def warm(self, run: str | None) -> None:
+        """Loads the model while the text is being typed."""
+        try:
+            if not self.models.ready(run):
+                self.models.warm(run)
+        except EngineError:
+            return  # asking it will say so
+
+    def example(self, texts: list[str], event: gr.EventData) -> Any:
+        number = event._data.get("example")
+        return texts[number] if isinstance(number, int) and 0 <= number < len(texts) else gr.skip()
+
+    def learned_from(self, run: str | None, event: gr.EventData) -> str:
+        label = event._data.get("label")
+        if not isinstance(label, int):
+            return ""
+        try:
+            return answers.training_list(*answers.training_texts(self.models.run(run), label))
         except EngineError as error:
-            raise gr.Error(str(error)) from None
-
-    gr.api(predict, api_name="predict")
-
-
-def note(text: str, problem: bool = False) -> str:
-    """HTML of a remark; `text` is plain."""
-    return f'<p class="note{" problem" if problem else ""}">{html.escape(text[:1].upper() + text[1:])}.</p>'
+            return note(str(error), problem=True)

@@ -6,11 +6,10 @@ from typing import Any
 
 import gradio as gr
 
-from app.shared import QUIET, Shared
+from app.shared import QUIET, TICK, Shared
 from app.system_view import findings, folders, gauges, headline, parts
 from engine.planning.doctor_command import format_report
 
-REFRESH_SECONDS = 1.0
 # Copies the text beside a button of class "copy".
 COPY = """element.addEventListener("click", event => {
   const button = event.target.closest("button.copy");
@@ -36,15 +35,13 @@ def build(shared: Shared) -> None:
             elem_id="report",
         )  # fmt: skip
     shown = gr.State()
-    timer = gr.Timer(REFRESH_SECONDS, active=False)  # while an answer is awaited
 
     def refresh(before: tuple | None) -> Any:
         asking, found, problem = machine.asking, machine.report, machine.problem
         now = (asking, id(found), problem)
         if now == before:
             return gr.skip()
-        updates: dict[Any, Any] = {shown: now, timer: gr.Timer(active=asking)}
-        updates[again] = gr.update(interactive=not asking)
+        updates: dict[Any, Any] = {shown: now, again: gr.update(interactive=not asking)}
         updates[top] = headline(found, problem, asking)
         if before is None or now[1:] != before[1:]:
             updates[used] = folders(workspace)
@@ -58,6 +55,6 @@ def build(shared: Shared) -> None:
         machine.ask()
         return refresh(before)
 
-    outputs = [shown, timer, top, again, mend, measures, table, used, report]
-    gr.on([shared.ticks[0], shared.tabs.select, timer.tick], refresh, [shown], outputs, **QUIET)
+    outputs = [shown, top, again, mend, measures, table, used, report]
+    gr.on(shared.ticks, refresh, [shown], outputs, **TICK)
     again.click(look, [shown], outputs, **QUIET)

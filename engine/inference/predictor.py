@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 
@@ -145,6 +146,16 @@ class Predictor:
     def name(self, label_id: int | np.integer) -> str:
         """The name of a label."""
         return self._names[int(label_id)].as_py()
+
+    def train_frequency(self, label_id: int) -> int:
+        """How many training texts had a label."""
+        return self._frequencies[label_id].as_py()
+
+    @cached_property
+    def _frequencies(self):
+        import pyarrow.parquet as pq
+
+        return pq.read_table(self.bundle.path / "labels.parquet", columns=["train_frequency"])["train_frequency"]
 
 
 def probability(logits: torch.Tensor, loss: str) -> torch.Tensor:

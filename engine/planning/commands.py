@@ -5,14 +5,13 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from engine.config import RunConfig, parse_assignment, resolve
 from engine.errors import ConfigError
-from engine.planning.encoders import EncoderShape, encoder_shape
-from engine.planning.hardware import GIB, Hardware, auto_profile, detect, host_memory
+from engine.planning.hardware import auto_profile, detect
 from engine.planning.planner import Problem, make_plan
+from engine.planning.problems import named_hardware, problem_for
 from engine.planning.report import format_plan, larger_plans, reasons
 
 FLAGS = {
@@ -27,7 +26,7 @@ def add_plan(commands: Any, add_command: Callable[..., argparse.ArgumentParser])
     """Adds `plan` to the subparsers; add_command(subparsers, name, help, function) makes one command."""
     plan = add_command(commands, "plan", "what fits in memory, and why; trains nothing", plan_command)
     plan.add_argument("--labels", metavar="N", help="number of labels; without it those of --data")
-    plan.add_argument("--data", metavar="DIR", help="dataset directory")
+    plan.add_argument("--data", metavar="DIR", help="dataset directory, or a built-in corpus")
     plan.add_argument("--vram", metavar="GIB", help="memory of a card that need not be here (default: this machine)")
     plan.add_argument("--encoder", metavar="NAME", help="a common encoder, or a directory with config.json")
     plan.add_argument("--tokens", metavar="N", help="tokens of the longest text")
@@ -63,55 +62,18 @@ def problem_of(options: argparse.Namespace) -> Problem:
     if options.labels is not None:
         labels = _number(options.labels, int, "--labels")
     elif options.data:
+        from engine.data.builtin import folder_of
         from engine.data.store import Dataset
 
-        labels = Dataset.open(Path(options.data)).n_labels
+        labels = Dataset.open(folder_of(options.data)).n_labels
     else:
         raise ConfigError("engine plan needs --labels N, or --data DIR with a dataset")
-    encoder = _encoder(config.encoder.name)
-    tokens = config.data.max_tokens
-    if tokens > encoder.longest_text:
-        raise ConfigError(
-            f"data.max_tokens = {tokens} exceeds the encoder's {encoder.longest_text} positions; lower it"
-        )
-    hardware = detect(config.hardware.device) if is_here else _hardware(config, profile)
-    return Problem(config, hardware, labels, encoder, tokens)
+    hardware = detect(config.hardware.device) if is_here else named_hardware(config, profile)
+    return problem_for(config, hardware, labels)
 
 
 def _without_profile(overrides: dict[str, Any], flags: dict[str, Any]) -> RunConfig:
     return RunConfig.from_flat(overrides | {key: value for key, (value, _) in flags.items()})
-
-
-def _hardware(config: RunConfig, profile: str | None) -> Hardware:
-    """The card, or the CPU, that is asked for; where no memory is named, this machine's."""
-    memory = config.hardware.memory_gib
-    if config.hardware.device == "cpu" or profile == "cpu":
-        size = host_memory() if memory == "auto" else int(memory * GIB)
-        return Hardware("cpu", f"a CPU with {size / GIB:.1f} GiB", size, 1, "fp32")
-    if memory == "auto":
-        return detect(config.hardware.device)
-    name = f"a card with {memory:g} GiB that computes in bf16 (RTX 30 series or newer)"
-    return Hardware("cuda", name, int(memory * GIB), 1, "bf16")
-
-
-def _encoder(name: str) -> EncoderShape:
-    """A known shape, or that of a model in the Hugging Face cache."""
-    try:
-        return encoder_shape(name)
-    except ConfigError:
-        found = _cached(name)
-        if found is None:
-            raise
-        return encoder_shape(str(found))
-
-
-def _cached(name: str) -> Path | None:
-    """Folder of a model in the Hugging Face cache, found without loading its library."""
-    import os
-
-    home = Path(os.environ.get("HF_HOME", "~/.cache/huggingface")).expanduser()
-    folders = (home / "hub" / f"models--{name.replace('/', '--')}" / "snapshots").glob("*")
-    return next((folder for folder in folders if (folder / "config.json").is_file()), None)
 
 
 def _number(text: str, kind: type, flag: str) -> Any:

@@ -123,6 +123,19 @@ ENCODERS = {
 }
 
 
+OWNERS = {  # on the hub, by how the name begins
+    "all-": "sentence-transformers",
+    "bert-": "google-bert",
+    "distil": "distilbert",
+    "roberta-": "FacebookAI",
+    "xlm-roberta-": "FacebookAI",
+    "ModernBERT-": "answerdotai",
+    "e5-": "intfloat",
+    "bge-": "BAAI",
+}
+HUB_NAMES = [f"{next(o for start, o in OWNERS.items() if name.startswith(start))}/{name}" for name in ENCODERS]
+
+
 def encoder_shape(name: str) -> EncoderShape:
     """One of ENCODERS, with or without its owner's name, or the encoder in a local directory.
 
@@ -131,6 +144,11 @@ def encoder_shape(name: str) -> EncoderShape:
     folder = Path(name).expanduser()
     if folder.is_dir():
         return _read(folder / "config.json", name)
+    return known_shape(name)
+
+
+def known_shape(name: str) -> EncoderShape:
+    """One of ENCODERS, with or without its owner's name. Raises ConfigError, which lists the names."""
     known = name.rpartition("/")[2]
     if known not in ENCODERS:
         raise ConfigError(

@@ -22,17 +22,24 @@ from engine.turns import PATIENCE_SECONDS, RUN_FILE, ProcessLock, Turn
 POLL_SECONDS = 1.0
 
 
-@contextmanager
-def start(
-    config: RunConfig, profile: str, origins: dict[str, str], queue: bool = False
-) -> Iterator[tuple[RunDirectory, dict[str, Any]]]:
-    """Makes a run directory and trains in it. Yields as `resume` does.
+def create_checked_run(config: RunConfig, profile: str, origins: dict[str, str]) -> RunDirectory:
+    """Makes a run as `create_run` does, after a look at what is quickly seen not to work (loads torch).
 
-    What is quickly seen not to work (device, dataset, encoder, fan-in) is refused before there is a directory.
+    Raises EnvironmentProblem, DataError or ConfigError, and makes no folder, for a device, a dataset, an encoder or a
+    fan-in that cannot be used.
     """
-    _refuse_early(config)
-    with resume(create_run(config, profile, origins).path, {}, queue) as trained:
-        yield trained
+    from engine.data.builtin import BUILT_IN
+    from engine.data.store import Dataset
+    from engine.model.encoder import encoder_width
+    from engine.model.sources import find_encoder
+    from engine.planning.hardware import detect
+    from engine.planning.planner import check_fan_in
+
+    detect(config.hardware.device)
+    check_fan_in(config, config.intermediate.width or encoder_width(find_encoder(config.encoder.name)))
+    if config.data.path not in BUILT_IN:
+        Dataset.open(Path(config.data.path).absolute())
+    return create_run(config, profile, origins)
 
 
 @contextmanager
@@ -52,20 +59,6 @@ def resume(path: Path, changes: dict[str, Any], queue: bool = False) -> Iterator
         config = with_changes(config, changes, run.path)  # a mistake of the caller, not of the run
         run.clear_stop()
         yield run, _execute(reporter, config, profile, turn, queue)
-
-
-def _refuse_early(config: RunConfig) -> None:
-    from engine.data.builtin import BUILT_IN
-    from engine.data.store import Dataset
-    from engine.model.encoder import encoder_width
-    from engine.model.sources import find_encoder
-    from engine.planning.hardware import detect
-    from engine.planning.planner import check_fan_in
-
-    detect(config.hardware.device)
-    check_fan_in(config, config.intermediate.width or encoder_width(find_encoder(config.encoder.name)))
-    if config.data.path not in BUILT_IN:
-        Dataset.open(Path(config.data.path).absolute())
 
 
 @contextmanager

@@ -18,7 +18,7 @@ TENSORS = {"classifier": {"weight": torch.arange(12.0).view(3, 4), "index": torc
 def test_what_is_saved_is_loaded_and_old_ones_are_pruned(tmp_path):
     for step in (1, 2, 10):
         checkpoints.save(tmp_path, step, TENSORS, {"step": step}, keep=2)
-    assert sorted(p.name for p in tmp_path.glob("2*")) == ["step_10", "step_2"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["step_10", "step_2"]
     newest = checkpoints.latest(tmp_path)
     assert checkpoints.load_state(newest) == {"step": 10}
     target = {"weight": torch.zeros(3, 4), "index": torch.zeros(3, dtype=torch.int16)}

@@ -6,13 +6,14 @@ import signal
 import subprocess
 import sys
 
+import psutil
 import pytest
 from test_runs_end_to_end import SOURCE, assert_same_bits, train, wait_for
 
 from engine.cli import main
 from engine.config import parse_assignment, resolve
 from engine.errors import ConfigError
-from engine.runs import RunDirectory, list_runs
+from engine.runs import WORKING_STATES, RunDirectory, list_runs
 from engine.training.new_run import create_run
 from engine.turns import ProcessLock, Turn
 
@@ -79,7 +80,7 @@ def test_a_folder_that_cannot_be_made(make, tmp_path):
         make(**{"run.output": str(tmp_path / "file")})
 
 
-def test_runs_take_turns_and_the_oldest_is_next(make, launch, tmp_path):
+def test_runs_take_turns_the_oldest_is_next_and_a_killed_one_holds_nothing(make, launch):
     busy, older, younger = (make(**{"run.name": name}) for name in ("busy", "older", "younger"))
     busy.status("training")
     with Turn(busy) as turn:
@@ -90,21 +91,28 @@ def test_runs_take_turns_and_the_oldest_is_next(make, launch, tmp_path):
         first = launch(older)
         wait_for(lambda: older.state() == "queued", first)
         busy.status("completed")
-    assert first.wait(60) == 0
+    wait_for(lambda: older.state() in WORKING_STATES, first)
+    wait_for(lambda: message(younger) == f"waiting for {older.id} to finish", second)
+    first.kill()
     assert second.wait(60) == 0
-    began, ended = next(younger.events(["step"]))["time"], list(older.events(["step"]))[-1]["time"]
-    assert began > ended
+    assert younger.state() == "completed"
+    assert (younger.path / "log.txt").read_text().count("queued ") == 2
 
 
-def test_the_lock_is_free_again_when_the_training_is_killed(make, launch):
-    run, waiting = make(**{"training.epochs": 5000}), make(**{"run.name": "waiting"})
-    child = launch(run)
-    wait_for(lambda: run.state() == "training", child)
-    other = launch(waiting)
-    wait_for(lambda: waiting.state() == "queued", other)
-    child.kill()
-    assert other.wait(60) == 0
-    assert waiting.state() == "completed"
+def test_a_run_that_is_started_with_queue_waits_without_torch(make, tiny_flags, tmp_path):
+    """Which its own making has loaded."""
+    busy = make(**{"run.name": "busy"})
+    busy.status("training")
+    flags = [*tiny_flags, "--queue", "--json", "--output", str(tmp_path)]
+    with Turn(busy) as turn:
+        assert turn.take()
+        child = subprocess.Popen([sys.executable, "-m", "engine", "train", *flags], cwd=SOURCE)
+        wait_for(lambda: any(run.state == "queued" for run in list_runs(tmp_path)), child)
+        process = psutil.Process(child.pid)
+        assert process.memory_info().rss < 150 * 2**20
+        assert "--json" in process.cmdline()
+        child.terminate()
+        assert child.wait(30) == 75
 
 
 @pytest.mark.parametrize("how", ["stop file", signal.SIGINT, signal.SIGTERM])
@@ -130,11 +138,12 @@ def test_a_queued_run_can_be_stopped_and_keeps_its_place_in_training(make, launc
     assert "Traceback" not in errors
 
 
-def test_without_queue_a_run_says_once_whom_it_shares_the_memory_with(make, launch, capsys):
-    busy, run = make(**{"run.name": "busy", "training.epochs": 5000}), make()
-    child = launch(busy)
-    wait_for(lambda: busy.state() == "training", child)
-    assert main(["train", "--resume", str(run.path)]) == 0
+def test_without_queue_a_run_says_once_whom_it_shares_the_memory_with(make, capsys):
+    busy, run = make(**{"run.name": "busy"}), make(**{"training.max_steps": 3})
+    busy.status("training")
+    with Turn(busy) as turn:
+        assert turn.take()
+        assert main(["train", "--resume", str(run.path)]) == 0
     assert f"{busy.id} is training in the same folder" in capsys.readouterr().err
     assert (run.path / "log.txt").read_text().count("--queue waits for it") == 1
 

@@ -302,7 +302,7 @@ def test_progress_survives_a_reload_and_an_import_can_be_cancelled(page, place):
 def test_the_built_in_corpus_is_one_click(page, place):
     page.get_by_role("button", name="Use the built-in corpus").click()
     page.wait_for_function("document.querySelector('#dataset input').value.startsWith('Python API finder, standard')")
-    page.wait_for_function("document.querySelector('#about').innerText.includes('Training texts of a label')")
+    page.locator("#origin").get_by_text("python-stdlib").wait_for()
     report = json.loads(next((place / "work/datasets/python-stdlib/cache").glob("inspection-*.json")).read_text())
     assert f"{report['labels']:,}" in page.locator("#about").inner_text()
     assert not page.get_by_role("button", name="Delete this dataset").is_visible()

@@ -15,6 +15,7 @@ from app.removal import remove_dataset
 from app.uploads import look, names, put
 from app.workspace import Workspace
 from engine.data.commands import add_data
+from engine.data.table_readers import TableColumns
 from engine.errors import ConfigError, DataError
 from engine.runs import RunDirectory
 
@@ -302,25 +303,33 @@ def test_progress_survives_a_reload_and_an_import_can_be_cancelled(page, place):
 def test_the_built_in_corpus_is_one_click(page, place):
     page.get_by_role("button", name="Use the built-in corpus").click()
     page.wait_for_function("document.querySelector('#dataset input').value.startsWith('Python API finder, standard')")
-    page.wait_for_function("document.querySelector('#about').innerText.includes('Training texts of a label')")
+    page.locator("#origin").get_by_text("python-stdlib").wait_for()
     report = json.loads(next((place / "work/datasets/python-stdlib/cache").glob("inspection-*.json")).read_text())
     assert f"{report['labels']:,}" in page.locator("#about").inner_text()
     assert not page.get_by_role("button", name="Delete this dataset").is_visible()
 
 
-def test_a_dataset_goes_on_to_training_or_is_deleted_after_a_question(page, place):
-    """Of the table that was imported before."""
+@pytest.fixture
+def leaving(place):
+    """A dataset that was made on the command line."""
+    from engine.data.importers import import_dataset
+
+    table = write_table(place / "leaving.csv")
+    import_dataset(table, place / "datasets" / "leaving", columns=TableColumns(("title",), "tags"))
+
+
+def test_a_dataset_goes_on_to_training_or_is_deleted_after_a_question(leaving, page, place):
     page.get_by_label("Dataset", exact=True).click()
-    page.get_by_role("option", name="papers (8 labels)").click()
+    page.get_by_role("option", name="leaving (8 labels)").click()
     page.locator("#rows").get_by_text("label 3").first.wait_for()
     page.get_by_role("button", name="Train with this data").click()
     page.locator("button[role=tab][aria-selected=true]", has_text="Train").wait_for()
-    assert "papers (8 labels)" in page.evaluate("[...document.querySelectorAll('input')].map(input => input.value)")
+    assert "leaving (8 labels)" in page.evaluate("[...document.querySelectorAll('input')].map(input => input.value)")
     page.get_by_role("tab", name="Data").click()
     page.get_by_role("button", name="Delete this dataset").click()
-    page.get_by_text("Delete papers for good?").wait_for()
-    assert (place / "datasets" / "papers").is_dir()
+    page.get_by_text("Delete leaving for good?").wait_for()
+    assert (place / "datasets" / "leaving").is_dir()
     page.get_by_role("button", name="Yes, delete it").click()
-    page.get_by_text("Papers is deleted").wait_for()
-    assert not (place / "datasets" / "papers").exists()
-    page.wait_for_function("!document.querySelector('#dataset input').value.startsWith('papers')")
+    page.get_by_text("Leaving is deleted").wait_for()
+    assert not (place / "datasets" / "leaving").exists()
+    page.wait_for_function("!document.querySelector('#dataset input').value.startsWith('leaving')")

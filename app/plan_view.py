@@ -43,7 +43,7 @@ def gauge(problem: Problem, predicted: int, here: bool) -> str:
     if predicted:
         parts.append(("this training", predicted, "fill0"))
     left = total - sum(value for _, value, _ in parts)
-    title = f"{hardware.name}: {size(total)}" + (f", {hardware.cores} processors" if hardware.device == "cpu" else "")
+    title = f"{hardware.name[:1].upper()}{hardware.name[1:]}: {size(total)}" + (f", {hardware.cores} processors" if hardware.device == "cpu" else "")
     return _bar(title, [part for part in parts if part[1]], max(0, left), "free")
 
 

@@ -14,6 +14,7 @@ import numpy as np
 from app.html import escape
 
 COLOURS = 8  # .c0 to .c7 of the style sheet
+BARS_NAMED = 7  # of a histogram
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,14 @@ def plain(value: float) -> str:
     return f"{value:,.10g}"
 
 
+def short(value: float) -> str:
+    """A number under a bar: 16384 -> 16k."""
+    for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if value >= 10 * size:
+            return f"{value / size:.0f}{letter}"
+    return f"{value:,.0f}"
+
+
 def line_chart(
     title: str,
     series: Sequence[Series],
@@ -49,9 +58,10 @@ def line_chart(
     log_y: bool = False,
     points: bool = False,
     from_zero: bool = False,
+    legend: bool = True,
 ) -> str:
-    """Lines over each other. points: mark every value · from_zero: the y axis begins there. Values that a
-    logarithmic axis cannot show, and those that are not finite, are left out.
+    """Lines over each other. points: mark every value · from_zero: the y axis begins there · legend: name
+    the lines. Values that a logarithmic axis cannot show, and those that are not finite, are left out.
     """
     drawn = []
     for i, line in enumerate(series):
@@ -76,12 +86,12 @@ def line_chart(
                 "</path>"
                 for a, b in zip(x, y, strict=True)
             ]
-    legend = "".join(
+    keys = "".join(
         f'<span class="key"><i class="c{colour}{" dashed" if line.dashed else ""}"></i>{escape(line.name)} '
         f"<b>{escape(y_format(float(f'{y[-1]:.4g}')))}</b></span>"
         for line, _, y, colour in drawn
     )
-    return _figure(title, _plot(across, up, shapes, x_label, x_format, y_format), legend)
+    return _figure(title, _plot(across, up, shapes, x_label, x_format, y_format), keys if legend else "")
 
 
 def histogram(title: str, bins: Sequence[Sequence[int]], x_label: str, y_label: str, log_y: bool = False) -> str:
@@ -92,12 +102,14 @@ def histogram(title: str, bins: Sequence[Sequence[int]], x_label: str, y_label: 
     most = max(count for _, _, count in bins)
     up = _Axis(0.5 if log_y else 0.0, max(most, 1), log_y)
     columns = []
-    for low, high, count in bins:
+    every = math.ceil(len(bins) / BARS_NAMED)
+    for i, (low, high, count) in enumerate(bins):
         name = f"{low:,}" if low == high else f"{low:,} to {high:,}"
         tall = max(100 * up.at(count), 0.6) if count else 0.0
         columns.append(
             f'<div class="column" title="{escape(f"{name}: {count:,} {y_label}")}">'
-            f'<div class="bar" style="height:{tall:.1f}%"></div><span class="tick">{escape(plain(low))}</span></div>'
+            f'<div class="bar" style="height:{tall:.1f}%"></div>'
+            f'<span class="tick">{escape(short(low)) if i % every == 0 else ""}</span></div>'
         )
     marks = "".join(
         f'<span style="bottom:{100 * up.at(value):.1f}%">{escape(plain(value))}</span>'

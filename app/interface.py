@@ -21,12 +21,11 @@ from app.html import chip
 from app.jobs import Jobs
 from app.machine import Machine
 from app.runlist import RunList
-from app.shared import QUIET, Shared
+from app.shared import LARGEST_UPLOAD, QUIET, Shared
 from app.workspace import Workspace
 from engine.runs import RunSummary
 
 REFRESH_SECONDS = 2.0
-LARGEST_UPLOAD = "8gb"
 PAGES = ("data", "plan", "train", "runs", "predict", "system")
 TITLE = "<h1>fanin</h1><p>Text classifiers with very many labels, trained on your own card.</p>"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -11,7 +12,10 @@ from pathlib import Path
 def main(folder: Path) -> int:
     """Exit code of the command."""
     from engine.cli import main as engine
+    from engine.progress import INTERVAL
 
+    os.environ[INTERVAL] = "1"
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a stopped command clears away what it was making
     arguments = json.loads((folder / "job.json").read_text(encoding="utf-8"))["arguments"]
     try:
         code = engine(arguments)

@@ -14,7 +14,9 @@ from app.machine import Machine
 from app.runlist import RunList
 from app.workspace import Workspace
 
-QUIET = {"show_progress": "hidden", "api_visibility": "private"}  # of events that refresh something
+LARGEST_UPLOAD = "8gb"  # of one file
+# Of events that take milliseconds: without a queue they cost a third.
+QUIET = {"show_progress": "hidden", "api_visibility": "private", "queue": False}
 
 
 @dataclass

@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 from contextlib import suppress
 
+INTERVAL = "ENGINE_PROGRESS_SECONDS"  # environment variable: time between two lines, for whoever reads them
+
 
 def bar(title: str, unit: str, total: int | None = None, initial: int = 0):  # tqdm is imported late
-    """A progress bar on standard error; where that is no terminal, a line every 10 s."""
+    """A progress bar on standard error; where that is no terminal, a line every 10 s, or as INTERVAL says."""
     from tqdm import tqdm
 
     live = sys.stderr.isatty() and shutil.get_terminal_size((100, 24)).lines > 1
+    seconds = float(os.environ.get(INTERVAL, 10))
     return tqdm(
         total=total,
         initial=initial,
         desc=title,
         unit=f" {unit}",
         unit_scale=False,
-        delay=0.0 if live else 2.0,  # in a log, what is done at once needs no line
-        mininterval=0.2 if live else 10.0,
-        maxinterval=1.0 if live else 20.0,
+        delay=0.0 if live else min(2.0, seconds),  # in a log, what is done at once needs no line
+        mininterval=0.2 if live else seconds,
+        maxinterval=1.0 if live else 2 * seconds,
         file=Terminal() if live else _Lines(),
         dynamic_ncols=live,
         ncols=None if live else 120,

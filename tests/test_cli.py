@@ -46,6 +46,7 @@ def test_surface_changes_only_on_purpose():
             "--text-column source".split()
         ),
         "engine data inspect": sorted("--debug --json --output --propensity --samples dataset".split()),
+        "engine data columns": ["--debug", "--format", "--json", "--rows", "source"],
         "engine data demo": ["--debug", "--output", "--scope"],
         "engine bench head": sorted(
             "--backend --batch --debug --deterministic --device --dtype --fan-in --group-size --head-fraction --json "

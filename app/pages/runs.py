@@ -72,9 +72,11 @@ class RunsPage:
 
     def _events(self) -> None:
         look = [self.details, self.actions, self.resume, self.ask, self.prepare, self.open, self.delete, self.shown]
-        gr.on(self.shared.ticks, self._refresh, [self.seen, self.chosen], [self.table, self.chosen, self.seen], **QUIET)
+        gr.on(
+            self.shared.ticks, lambda seen, chosen, shown: (*self._refresh(seen, chosen), *self._look(chosen, shown)),
+            [self.seen, self.chosen, self.shown], [self.table, self.chosen, self.seen, *look], **QUIET,
+        )  # fmt: skip
         self.table.select(self._pick, [self.chosen], [self.chosen], **QUIET)
-        gr.on([*self.shared.ticks], self._look, [self.chosen, self.shown], look, **QUIET)
         self.chosen.change(
             lambda: (gr.update(visible=False),) * 3, None, [self.download, self.confirmation, self.said], **QUIET
         ).then(self._look, [self.chosen, gr.State()], look, **QUIET)

@@ -110,10 +110,12 @@ class TrainPage:
         view = [self.head, self.stop, self.resume, self.numbers, self.curves, self.words]
         self.seen, self.offered = gr.State(), gr.State()
         gr.on(
-            self.shared.ticks, self._offer, [self.offered, self.run, self.data],
-            [self.run, self.data, self.profile, self.form, self.offered], **QUIET,
+            self.shared.ticks,
+            lambda offered, run, data, seen: (*self._offer(offered, run, data), *self._look(run, seen)),
+            [self.offered, self.run, self.data, self.seen],
+            [self.run, self.data, self.profile, self.form, self.offered, *view, self.seen], **QUIET,
         )  # fmt: skip
-        gr.on([*self.shared.ticks, self.run.change], self._look, [self.run, self.seen], [*view, self.seen], **QUIET)
+        self.run.change(self._look, [self.run, self.seen], [*view, self.seen], **QUIET)
         self.profile.change(self._defaults, [self.profile], fields, **QUIET)
         gr.on(
             [f.change for f in form], self._preview, form, [self.said, self.line], trigger_mode="always_last", **QUIET

@@ -34,6 +34,13 @@ def add_data(commands: Any, add_command: Callable[..., argparse.ArgumentParser])
     load.add_argument("--seed", type=seed, default=0, help="decides which texts are held out (0)")
     load.add_argument("--strict", action="store_true", help="refuse the first bad row instead of leaving it out")
     load.add_argument("--overwrite", action="store_true", help="replace the dataset that is there")
+    columns = add_command(
+        data, "columns", "what an import would find in files: layout, columns, first rows", look_command
+    )
+    columns.add_argument("source", type=Path, help="file or folder, as for import")
+    columns.add_argument("--format", choices=FORMATS, help="where the names of the files do not say it")
+    columns.add_argument("--rows", type=int, default=5, metavar="N", help="rows shown (5)")
+    columns.add_argument("--json", action="store_true", help="print everything as JSON")
     demo = add_command(data, "demo", "make the built-in corpus: Python API finder", demo_command)
     demo.add_argument("--output", type=Path, required=True, metavar="DIR", help="the dataset directory to make")
     demo.add_argument("--scope", default="stdlib", choices=("stdlib", "installed"), help="whose docstrings (stdlib)")
@@ -120,6 +127,19 @@ def _print_decisions(details: dict[str, Any], found_delimiter: bool) -> None:
         print("reciprocal filters: " + ", ".join(f"{count:,} pairs of {split}" for split, count in pairs.items()))
     if "not_read" in details:
         print(f"not read: {', '.join(details['not_read'])}")
+
+
+def look_command(options: argparse.Namespace) -> None:
+    """Prints what is in files that are not imported yet."""
+    from engine.data.columns import look_at
+
+    found = look_at(options.source, options.format, max(options.rows, 0))
+    if options.json:
+        print(json.dumps(found, ensure_ascii=False))
+        return
+    print(f"format {found['format']}: " + ", ".join(f"{split} {file}" for split, file in found["splits"].items()))
+    for i, column in enumerate(found["columns"]):
+        print(f"  {column!r}: " + ", ".join(repr(row[i][:30]) for row in found["rows"]))
 
 
 def inspect_command(options: argparse.Namespace) -> None:

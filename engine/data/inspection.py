@@ -10,6 +10,7 @@ from engine.data.propensity import inverse_propensity
 from engine.data.store import Dataset, Split
 
 _EXAMPLES = 5
+_CURVE_POINTS = 300
 _SHOWN_LABELS = 12  # of a sample
 _SHOWN_CHARACTERS = 300  # of a sample
 
@@ -21,7 +22,8 @@ def inspect(dataset: Dataset, samples: int = 3, a: float = 0.55, b: float = 1.5)
     `engine.data.propensity`).
 
     `splits` has the counts of each split, `frequency` how often labels occur in training, `overlap` the test texts
-    that are training texts too. A histogram is a list of (lowest, highest, count) in powers of two.
+    that are training texts too. A histogram is a list of (lowest, highest, count) in powers of two;
+    `frequency["curve"]` are (rank, frequency) of labels that occur, at ranks even on a logarithmic axis.
     """
     splits = {split.name: split for split in (dataset.train, dataset.test) if split is not None}
     hashes = {name: np.empty(len(split), dtype=np.int64) for name, split in splits.items()}
@@ -42,6 +44,7 @@ def inspect(dataset: Dataset, samples: int = 3, a: float = 0.55, b: float = 1.5)
         "highest": int(frequency.max(initial=0)),
         "most_frequent": [[names[label], int(frequency[label])] for label in most.tolist()],
         "histogram": histogram(frequency),
+        "curve": _curve(frequency),
     }
     report["only_in_test"] = {
         "labels": len(only_tested),
@@ -58,6 +61,13 @@ def histogram(values: np.ndarray) -> list[list[int]]:
     """How many of `values`, whole numbers from 0, are 0, 1, 2-3, 4-7, ...: (lowest, highest, count) of each."""
     bins = np.bincount(np.frexp(values)[1]) if len(values) else []
     return [[0 if i == 0 else 2 ** (i - 1), 2**i - 1, int(count)] for i, count in enumerate(bins)]
+
+
+def _curve(frequency: np.ndarray) -> list[list[int]]:
+    """(rank, frequency) of at most _CURVE_POINTS labels that occur, the most frequent first."""
+    falling = -np.sort(-frequency[frequency > 0])
+    ranks = np.unique(np.geomspace(1, max(len(falling), 1), _CURVE_POINTS).round().astype(np.int64))
+    return [[rank, int(falling[rank - 1])] for rank in ranks.tolist() if rank <= len(falling)]
 
 
 def _split(split: Split, hashes: np.ndarray) -> dict[str, Any]:

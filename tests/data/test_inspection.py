@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from engine.cli import main
-from engine.data.inspection import histogram, inspect
+from engine.data.inspection import _curve, histogram, inspect
 from engine.data.inspection_report import format_report, save_plots
 from engine.data.propensity import inverse_propensity
 from engine.errors import EnvironmentProblem
@@ -58,6 +58,15 @@ def test_samples_show_the_first_and_the_last_row(dataset):
 def test_a_histogram_counts_every_value_once():
     assert histogram(np.array([0, 1, 1, 2, 3, 4, 7, 8])) == [[0, 0, 1], [1, 1, 2], [2, 3, 2], [4, 7, 2], [8, 15, 1]]
     assert histogram(np.array([], dtype=np.int64)) == []
+
+
+def test_the_frequency_curve_is_short_and_holds_both_ends(make_dataset):
+    assert inspect(make_dataset(TRAIN))["frequency"]["curve"] == [[1, 3], [2, 1], [3, 1]]
+    falling = 20_000 // np.arange(1, 5_001)
+    curve = _curve(np.random.default_rng(0).permutation(np.append(falling, np.zeros(50, np.int64))))
+    assert (curve[0], curve[-1]) == ([1, 20_000], [5_000, 4])
+    assert len(curve) <= 300 and all(frequency == falling[rank - 1] for rank, frequency in curve)
+    assert _curve(np.zeros(3, np.int64)) == []
 
 
 def test_the_report_for_people(dataset):

@@ -19,7 +19,7 @@ NONE_YET = note("files that were labelled are listed here, whatever happens to t
 
 
 class BatchPanel:
-    """run, k: the components that choose the model and how many labels."""
+    """run, k: the components that choose the model and how many labels. The page calls `refresh` now and then."""
 
     def __init__(self, shared: Shared, models: Models, run: gr.Dropdown, k: gr.Slider):
         self.jobs, self.models = shared.jobs, models
@@ -43,14 +43,14 @@ class BatchPanel:
                     self.resume = gr.Button("Go on", visible=False)
                     self.delete = gr.Button("Delete", visible=False)
         self.seen = gr.State()
-        panel = [self.job, self.shown, self.download, self.stop, self.resume, self.delete, self.seen]
-        gr.on([*shared.ticks, self.job.input], self.refresh, [self.seen, self.job], panel, **QUIET)
+        self.known = [self.seen, self.job]
+        self.panel = [self.job, self.shown, self.download, self.stop, self.resume, self.delete, self.seen]
         self.file.change(self.look, self.file, [self.column, self.problem], **QUIET)
         self.start.click(self.begin, [run, self.file, self.column, k], [self.problem, self.job, self.seen], **QUIET)
         for button, act in ((self.stop, self.jobs.stop), (self.resume, self.go_on), (self.delete, self.remove)):
             button.click(self.safely(act), self.job, [self.problem, self.seen], **QUIET)
-        # What an action changed is shown at once.
-        self.seen.change(self.refresh, [self.seen, self.job], panel, **QUIET)
+        # What an action changed is shown at once; the page looks for news.
+        gr.on([self.seen.change, self.job.input], self.refresh, self.known, self.panel, **QUIET)
 
     def look(self, upload: str | None) -> tuple[Any, str]:
         """The columns of an uploaded file, to choose from."""

@@ -110,7 +110,7 @@ def page(browser, address):
 
 
 def choose(page, label, option):
-    page.get_by_label(label, exact=True).click()
+    page.get_by_label(label, exact=True).filter(visible=True).click()
     page.get_by_role("option", name=option).first.click()
 
 

@@ -133,7 +133,7 @@ def test_a_file_is_labelled_whatever_happens_to_the_page_and_its_labels_are_down
     table = tmp_path / "my texts.csv"
     with table.open("w", newline="") as stream:
         csv.writer(stream).writerows([["id", "words"], *([i, f"open file {i}"] for i in range(40))])
-    page.locator("input[type=file]").set_input_files(table)
+    page.locator("#texts-file input[type=file]").set_input_files(table)
     column = page.get_by_label("Column with the texts")
     column.wait_for()
     assert column.input_value() == "words"

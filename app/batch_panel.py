@@ -11,7 +11,7 @@ from app import batches
 from app.downloads import offered
 from app.html import note
 from app.models import Models
-from app.shared import QUIET, TICK, Shared
+from app.shared import QUIET, Shared
 from engine.errors import EngineError
 from engine.inference.texts import SUFFIXES
 
@@ -19,7 +19,7 @@ NONE_YET = note("files that were labelled are listed here, whatever happens to t
 
 
 class BatchPanel:
-    """run, k: the components that choose the model and how many labels."""
+    """run, k: the components that choose the model and how many labels. The page calls `refresh` now and then."""
 
     def __init__(self, shared: Shared, models: Models, run: gr.Dropdown, k: gr.Slider):
         self.jobs, self.models = shared.jobs, models
@@ -27,7 +27,7 @@ class BatchPanel:
         with gr.Row(equal_height=False):
             with gr.Column(min_width=300):
                 self.file = gr.File(
-                    label="Texts: .txt with one a line, .csv or .jsonl", file_types=list(SUFFIXES), height=120,
+                    label="Texts: .txt with one a line, .csv or .jsonl", elem_id="texts-file", file_types=list(SUFFIXES), height=120,
                 )  # fmt: skip
                 self.column = gr.Dropdown(
                     [], label="Column with the texts", visible=False, allow_custom_value=True, interactive=True
@@ -43,14 +43,14 @@ class BatchPanel:
                     self.resume = gr.Button("Go on", visible=False)
                     self.delete = gr.Button("Delete", visible=False)
         self.seen = gr.State()
-        panel = [self.job, self.shown, self.download, self.stop, self.resume, self.delete, self.seen]
-        gr.on([*shared.ticks, self.job.input], self.refresh, [self.seen, self.job], panel, **TICK)
+        self.known = [self.seen, self.job]
+        self.panel = [self.job, self.shown, self.download, self.stop, self.resume, self.delete, self.seen]
         self.file.change(self.look, self.file, [self.column, self.problem], **QUIET)
         self.start.click(self.begin, [run, self.file, self.column, k], [self.problem, self.job, self.seen], **QUIET)
         for button, act in ((self.stop, self.jobs.stop), (self.resume, self.go_on), (self.delete, self.remove)):
             button.click(self.safely(act), self.job, [self.problem, self.seen], **QUIET)
-        # What an action changed is shown at once.
-        self.seen.change(self.refresh, [self.seen, self.job], panel, **QUIET)
+        # What an action changed is shown at once; the page looks for news.
+        gr.on([self.seen.change, self.job.input], self.refresh, self.known, self.panel, **QUIET)
 
     def look(self, upload: str | None) -> tuple[Any, str]:
         """The columns of an uploaded file, to choose from."""

@@ -93,7 +93,10 @@ def view(job: Job) -> str:
     elif job.state == "done":
         below = note(job.output().strip().rpartition(": ")[2])
     elif state == "stopped":
-        below = note(plain(job.words, job.files).partition(" and kept")[0] + "; the rest can be done later")
+        done = (
+            plain(job.words, job.files).partition(" and kept")[0] if job.words.endswith(GOES_ON) else "nothing is done"
+        )
+        below = note(f"{done}; the rest can be done later")
     else:
         below = note(plain(job.words, job.files) or "it ended without a word", problem=True)
     return f'<div class="job">{chip(state)}{facts([("File", job.title), *rows])}{below}</div>'
@@ -118,7 +121,7 @@ def plain(words: str, folder: Path) -> str:
 def _progress(words: str) -> str:
     found = BAR.search(words)
     if not found:
-        return progress(0.0, words or "starting")
+        return progress(0.0, words or "loading the model")
     done, total = int(found[2]), int(found[3])
     parts = found[4].split(":")
     left = "" if "?" in found[4] else span(sum(int(part) * 60**i for i, part in enumerate(reversed(parts)))) + " left"

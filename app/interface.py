@@ -7,7 +7,6 @@ the page, or ending the interface, changes nothing.
 from __future__ import annotations
 
 import os
-from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -39,15 +38,14 @@ def build(workspace: Workspace) -> gr.Blocks:
         shared = Shared(workspace, jobs, Machine(jobs), RunList(workspace.runs), Histories())
         # Only the page that is open looks for news. Timers among the tabs would be counted as tabs.
         timers = {name: gr.Timer(REFRESH_SECONDS, active=name == PAGES[0]) for name in PAGES}
-        pages, openings = {}, []
+        pages = {}
         with gr.Tabs(elem_id="pages") as shared.tabs:
             for name in PAGES:
                 with gr.Tab(name.capitalize(), id=name) as tab:
-                    openings.append(tab.select)
                     shared.ticks = [interface.load, tab.select, timers[name].tick]
                     pages[name] = import_module(f"app.pages.{name}").build(shared)
-        for opened, opening in enumerate(openings):
-            opening(partial(_only, opened), None, [*timers.values()], **QUIET)
+        # Two pages opened in quick succession, as at the start: the last one wins.
+        shared.tabs.select(_only, None, [*timers.values()], trigger_mode="always_last", **QUIET)
         said = gr.State()
         gr.on([interface.load, always.tick], lambda before: _now(shared, before), [said], [head, said], **TICK)
         for page in pages.values():
@@ -65,8 +63,8 @@ def header(active: RunSummary | None) -> str:
     return f'<header class="top">{TITLE}{now}</header>'
 
 
-def _only(opened: int) -> list[gr.Timer]:
-    return [gr.Timer(active=number == opened) for number in range(len(PAGES))]
+def _only(opened: gr.SelectData) -> list[gr.Timer]:
+    return [gr.Timer(active=number == opened.index) for number in range(len(PAGES))]
 
 
 def _now(shared: Shared, before: str | None) -> tuple[Any, Any]:

@@ -20,6 +20,11 @@ PHASES = {
 }  # fmt: skip
 
 
+def whole(problem: Problem, plan: Plan) -> str:
+    """Everything about a plan that fits."""
+    return memory_bar(plan) + choice(plan) + why(problem, plan) + phases(plan)
+
+
 def memory_bar(plan: Plan) -> str:
     """The components of the peak against the budget."""
     found = sorted(plan.components.items(), key=lambda item: -item[1])
@@ -43,7 +48,8 @@ def gauge(problem: Problem, predicted: int, here: bool) -> str:
     if predicted:
         parts.append(("this training", predicted, "fill0"))
     left = total - sum(value for _, value, _ in parts)
-    title = f"{hardware.name}: {size(total)}" + (f", {hardware.cores} processors" if hardware.device == "cpu" else "")
+    title = f"{hardware.name[:1].upper()}{hardware.name[1:]}: {size(total)}"
+    title += f", {hardware.cores} processors" if hardware.device == "cpu" and here else ""
     return _bar(title, [part for part in parts if part[1]], max(0, left), "free")
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import gradio as gr
 
 from app import plan_view
-from app.html import note
+from app.html import note, size
 from app.shared import QUIET, TICK, Shared, go
 from app.snippets import COPY, snippets
 from app.wishes import CPU, CUSTOM, HERE, Wishes
@@ -18,6 +18,7 @@ from engine.planning.encoders import HUB_NAMES
 from engine.planning.planner import LADDER, make_plan
 
 NO_DATA = ""
+UNMADE = "this corpus is not made yet; it is planned for the number of labels beside it"
 WITHOUT_DATA = ("No data yet: a number of labels", NO_DATA)
 DEFAULTS = RunConfig()
 
@@ -43,7 +44,7 @@ class Page:
                     gr.HTML(glossary())
         self.seen = gr.State()
         shared.choices["plan"] = self.data
-        outputs = [self.labels, self.memory, self.gauge, self.plan, self.commands, self.train]
+        outputs = [self.labels, self.memory, self.again, self.gauge, self.plan, self.commands, self.train]
         gr.on(shared.ticks, self.refresh, [self.seen, self.data], [self.data, self.seen], **TICK)
         gr.on(
             [self.seen.change, *(control.change for control in self.controls)],
@@ -130,44 +131,37 @@ class Page:
     def show(self, *values: Any) -> tuple[Any, ...]:
         """What the controls ask for, planned."""
         data, _, card, *_ = values
-        machine, runs = self.shared.machine, str(self.shared.workspace.runs)
-        here = machine.hardware()
-        problem = None
-        asks = gr.update(visible=not data or self._count(data) is None), gr.update(visible=card == CUSTOM)
+        machine = self.shared.machine
+        here, unmade = machine.hardware(), bool(data) and self._count(data) is None
+        fields = (
+            gr.update(visible=not data or unmade),
+            gr.update(visible=card == CUSTOM),
+            gr.update(visible=card == HERE),
+        )
+        gauge, shown, commands, problem = "", "", "", None
         try:
             wishes = self._wishes(values)
             problem = wishes.problem(here, machine.profile)
             plan = make_plan(problem)
         except MemoryBudgetError as error:
-            return (
-                *asks,
-                plan_view.gauge(problem, 0, card == HERE),
-                plan_view.advice(str(error)),
-                "",
-                gr.update(visible=False),
-            )
+            gauge, shown = plan_view.gauge(problem, 0, card == HERE), plan_view.advice(str(error))
         except EngineError as error:
             waiting = card == HERE and here is None
-            return (
-                *asks,
-                self._machine_words() if waiting else "",
-                "" if waiting else note(str(error), problem=True),
-                "",
-                gr.update(visible=False),
+            shown = self._machine_words() if waiting else note(str(error), problem=True)
+        else:
+            gauge = plan_view.gauge(problem, plan.predicted_bytes, card == HERE)
+            shown = (note(UNMADE) if unmade else "") + plan_view.whole(problem, plan)
+            runs = str(self.shared.workspace.runs)
+            commands = snippets(
+                [
+                    ("This plan on the command line", wishes.plan_command(machine.profile)),
+                    ("Training so on the command line", wishes.train_command(machine.profile, runs)),
+                ]
             )
-        commands = snippets(
-            [
-                ("This plan on the command line", wishes.plan_command(machine.profile)),
-                ("Training so on the command line", wishes.train_command(machine.profile, runs)),
-            ]
-        )
-        unmade = note("this corpus is not made yet; it is planned for the number of labels beside it")
-        shown = (unmade if data and self._count(data) is None else "") + "".join(
-            (plan_view.memory_bar(plan), plan_view.choice(plan), plan_view.why(problem, plan), plan_view.phases(plan))
-        )
-        linked = "train_overrides" in self.shared.choices
-        gauge = plan_view.gauge(problem, plan.predicted_bytes, card == HERE)
-        return *asks, gauge, shown, commands, gr.update(visible=linked)
+        if card != HERE and here is not None:
+            gauge += note(f"this machine: {here.name} with {size(here.memory_bytes)}")
+        ready = gr.update(visible=bool(commands) and "train_overrides" in self.shared.choices)
+        return *fields, gauge, shown, commands, ready
 
     def _machine_words(self) -> str:
         machine = self.shared.machine

@@ -15,6 +15,7 @@ from app.shared import QUIET, TICK, Shared
 from app.snippets import COPY
 from engine.errors import EngineError
 
+QUIET = QUIET | {"queue": True}  # what computes
 HINT = note("the labels of your text appear here")
 NO_MODEL = note("no finished run has a model yet; the page Runs shows what there is")
 
@@ -50,7 +51,10 @@ class Page:
         self.seen, self.texts = gr.State(), gr.State([])
         shared.choices["predict"] = self.run
         asked = [self.run, self.text, self.k, self.threshold]
-        gr.on(shared.ticks, self.refresh, [self.seen, self.run], [self.run, self.seen, self.answer], **TICK)
+        gr.on(
+            shared.ticks, self.tick, [self.seen, self.run, *self.batch.known],
+            [self.run, self.seen, self.answer, *self.batch.panel], **TICK,
+        )  # fmt: skip
         gr.on(
             [self.text.change, self.k.change, self.threshold.change, self.run.change],
             self.show, asked, [self.answer, self.code], trigger_mode="always_last", **QUIET,
@@ -69,6 +73,10 @@ class Page:
                 raise gr.Error(str(error)) from None
 
         gr.api(predict, api_name="predict")
+
+    def tick(self, before: list | None, chosen: str | None, *batch: Any) -> tuple[Any, ...]:
+        """One look for all of the page."""
+        return *self.refresh(before, chosen), *self.batch.refresh(*batch)
 
     def refresh(self, before: list | None, chosen: str | None) -> tuple[Any, Any, Any]:
         """The models that can be asked now; nothing if they are as before."""

@@ -1,7 +1,6 @@
 """The browser interface as its users meet it: a real process on loopback, a real client, a real browser."""
 
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -12,59 +11,11 @@ from pathlib import Path
 
 import pytest
 from app_process import serve, stop
+from app_runs import make_run, save_bundle_of
 
 from engine.runs import RunDirectory
 
 REPOSITORY = Path(__file__).parents[2]
-LABELS = ["builtins.open", "io", "json.loads", "<b>bold</b>", "re", "os.path"]
-# The order that the bundle's biases make, whatever the text: the classifier itself is random.
-RANKING = ["io", "builtins.open", "<b>bold</b>", "os.path", "re", "json.loads"]
-
-
-def save_bundle_of(encoder_folder, path):
-    """A complete model with a tiny encoder."""
-    import numpy as np
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-    import torch
-
-    from engine.data.label_order import LabelOrder
-    from engine.kernels.dispatch import resolve_backend
-    from engine.model.bundle import BundleInfo, save_bundle
-    from engine.model.classifier import Classifier, ClassifierShape
-    from engine.model.encoder import FeatureHead, load_encoder, load_tokenizer
-
-    encoder = load_encoder(encoder_folder, "mean", torch.float32)
-    shape = ClassifierShape(labels=len(LABELS), head=2, width=encoder.width, fan_in=4, group_size=2)
-    classifier = Classifier.new(shape, resolve_backend("torch", "cpu")[0], "cpu", 0)
-    bias = torch.tensor([4.0 - 2 * RANKING.index(label) for label in LABELS])
-    for layer, values in zip(classifier.layers, bias.split([2, len(LABELS) - 2]), strict=True):
-        layer.weight.mul_(0.01)
-        layer.bias.copy_(values)
-    labels_file = path.parent / "labels.parquet"
-    table = {"name": LABELS, "text": [""] * len(LABELS), "train_frequency": [1] * len(LABELS)}
-    pq.write_table(pa.table(table), labels_file)
-    save_bundle(
-        path,
-        BundleInfo(shape, "bce", "mean", 16, encoder.width, 0, "tiny", 1),
-        encoder,
-        load_tokenizer(encoder_folder),
-        FeatureHead(encoder.width, 0, 0.0),
-        classifier,
-        LabelOrder.from_labels(np.arange(len(LABELS)), shape.head),
-        labels_file,
-        {},
-    )
-
-
-def make_run(root, id, state, step=0, total=0, message="", metrics=None):
-    run = RunDirectory(root / id)
-    run.path.mkdir(parents=True)
-    run.status(state, step, total, message)
-    run.write_json("plan.json", {"fan_in": 4, "labels": len(LABELS)})
-    if metrics:
-        run.write_json("result.json", {"metrics": metrics})
-    return run
 
 
 @pytest.fixture(scope="module")
@@ -185,30 +136,6 @@ def test_client_lists_the_runs_newest_first(client):
     assert (runs[0]["step"], runs[0]["total"], runs[3]["metrics"]["P@1"]) == (250, 1000, 0.735)
 
 
-def test_client_asks_a_model(client):
-    found = client.predict("20260101-000000-done", "open a file", 3, api_name="/predict")
-    assert list(found) == RANKING[:3]
-    assert all(0 < probability < 1 for probability in found.values())
-
-
-@pytest.mark.parametrize(
-    ("run", "text", "message"),
-    [
-        ("20260101-000000-done", "  ", "type a text"),
-        ("20260102-000000-bare", "a", "has no model"),
-        ("20260104-000000-live", "a", "still training"),
-        ("../20260101-000000-done", "a", "not there any more"),
-        ("/etc", "a", "not there any more"),
-        ("", "a", "choose a run"),
-    ],
-)
-def test_client_is_told_what_is_wrong(client, run, text, message):
-    from gradio_client.exceptions import AppError
-
-    with pytest.raises(AppError, match=message):
-        client.predict(run, text, 3, api_name="/predict")
-
-
 def test_nothing_but_the_pages_is_served(address, root):
     config = json.loads(get(address + "config")[1])
     endpoints = {item["api_name"] for item in config["dependencies"] if item.get("api_visibility") == "public"}
@@ -270,22 +197,6 @@ def test_browser_shows_runs_as_they_change(page, root):
     wait_for(table, "300 of 1,000 (30%)")
 
 
-def test_browser_asks_a_model(page):
-    page.get_by_role("tab", name="Predict").click()
-    box = page.get_by_label("Model of the run")
-    page.wait_for_function("[...document.querySelectorAll('input')].some(input => input.value.includes('done'))")
-    assert box.input_value() == "20260101-000000-done (completed, P@1 73.5%)"
-    page.get_by_role("button", name="Show labels").click()
-    page.get_by_text("Type a text first.").wait_for()
-    page.get_by_label("Text to label").fill("open a file")
-    page.get_by_role("button", name="Show labels").click()
-    answer = page.locator("#labels")
-    wait_for(answer, "<b>bold</b>")
-    names = [line for line in answer.inner_text().splitlines() if line in LABELS]
-    assert names == RANKING[:5]
-    assert page.get_by_text("Type a text first.").count() == 0
-
-
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_text_can_be_read_in_both_themes(browser, address, scheme):
     """Contrast of body text of at least 7 (WCAG AAA), as the browser computes the colours."""
@@ -324,42 +235,6 @@ def test_behind_the_password_a_page_without_runs_says_how_to_make_one(browser, l
     page.get_by_role("tab", name="Runs").click()
     wait_for(page.locator("#runs"), "20260101-000000-first")
     page.close()
-
-
-# Models in memory
-
-
-def test_models_are_loaded_once_and_again_when_they_change(root, tmp_path):
-    from app.pages.predict import MODELS_IN_MEMORY, Models
-
-    shutil.copytree(root, tmp_path / "runs")
-    done = tmp_path / "runs" / "20260101-000000-done"
-    for number in range(MODELS_IN_MEMORY):
-        shutil.copytree(done, tmp_path / "runs" / f"20250101-00000{number}-copy")
-    models = Models(tmp_path / "runs")
-    models.predict(done.name, "open", 1)
-    first = models._load(done / "model")
-    assert models._load(done / "model") is first
-    os.utime(done / "model" / "model.json", ns=(0, 0))
-    second = models._load(done / "model")
-    assert second is not first
-    for number in range(MODELS_IN_MEMORY):
-        models.predict(f"20250101-00000{number}-copy", "open", 1)
-    assert len(models._loaded) == MODELS_IN_MEMORY
-    assert models._load(done / "model") is not second
-
-
-def test_a_damaged_model_is_reported(root, tmp_path):
-    from app.pages.predict import Models
-    from engine.errors import EngineError
-
-    for name in ("model.json", "labels.parquet", "classifier.safetensors", "encoder"):
-        run = tmp_path / name / "20260101-000000-done"
-        shutil.copytree(root / "20260101-000000-done", run)
-        victim = run / "model" / name
-        shutil.rmtree(victim) if victim.is_dir() else victim.unlink()
-        with pytest.raises(EngineError):
-            Models(tmp_path / name).predict(run.name, "open", 1)
 
 
 def test_the_interface_never_loads_the_trainer():

@@ -55,13 +55,15 @@ class TrainPage:
         with gr.Row():
             self.data = gr.Dropdown(
                 choices, value=choices[0][1], label="Dataset", filterable=False,
-                info="what to learn from; the page Data brings yours in",
+                info="what to learn from; the page Data brings yours in", elem_id="set-data-path",
             )  # fmt: skip
             self.profile = gr.Dropdown(
                 profile_choices(None), value="auto", label="Memory profile", filterable=False,
-                info="how much memory may be taken; the planner makes the best of it",
+                info="how much memory may be taken; the planner makes the best of it", elem_id="set-profile",
             )  # fmt: skip
-            self.name = gr.Textbox(label="Name of the run", info="a reminder for you; may stay empty", max_lines=1)
+            self.name = gr.Textbox(
+                label="Name of the run", info="a reminder for you; may stay empty", max_lines=1, elem_id="set-run-name"
+            )
         self.fields: dict[str, Any] = {}
         main = [setting for setting in self.settings if setting.key in MAIN]
         self._rows(main)
@@ -84,12 +86,14 @@ class TrainPage:
                     self._field(setting)
 
     def _field(self, setting: Setting) -> None:
-        default = defaults("cpu")[setting.key]
+        default, id = defaults("cpu")[setting.key], f"set-{setting.key.replace('.', '-')}"
         if setting.options:
             choices = [(f"as the profile says ({default})", ""), *((option, option) for option in setting.options)]
-            field = gr.Dropdown(choices, value="", label=setting.title, info=setting.words, filterable=False)
+            field = gr.Dropdown(
+                choices, value="", label=setting.title, info=setting.words, filterable=False, elem_id=id
+            )
         else:
-            field = gr.Textbox(label=setting.title, info=setting.words, placeholder=default, max_lines=1)
+            field = gr.Textbox(label=setting.title, info=setting.words, placeholder=default, max_lines=1, elem_id=id)
         self.fields[setting.key] = field
 
     def _view(self) -> None:

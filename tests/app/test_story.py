@@ -51,18 +51,36 @@ def open_page(page, name):
 
 def choose(page, label, option):
     """Picks an option of a dropdown."""
-    page.get_by_label(label, exact=True).click()
+    page.get_by_label(label).filter(visible=True).first.click()
     page.get_by_role("option", name=option).first.click()
 
 
-def fill_in(page, encoder, **settings):
+def field(page, key):
+    return page.locator(f"#set-{key.replace('.', '-')}").locator("input, textarea").first
+
+
+def pick(page, key, option):
+    field(page, key).click()
+    page.get_by_role("option", name=option).first.click()
+
+
+def fill_in(page, encoder, name, data="tiny", **settings):
     """The form of a training that takes seconds on a tiny encoder."""
     if not page.get_by_role("button", name="Start training").is_visible():
         page.get_by_role("button", name="New training").click()
-    choose(page, "Memory profile", re.compile("^cpu$"))
-    values = {"Encoder": str(encoder), "Longest text, in tokens": "16", "Fan-in": "8", "Epochs": "2", **settings}
-    for label, value in values.items():
-        page.get_by_label(label, exact=True).fill(value)
+    pick(page, "data.path", re.compile(f"^{data}"))
+    pick(page, "profile", re.compile("^cpu$"))
+    values = {
+        "run.name": name, "encoder.name": encoder, "data.max_tokens": 16, "classifier.fan_in": 8, "training.epochs": 2,
+        **settings,
+    }  # fmt: skip
+    for key, value in values.items():
+        field(page, key).fill(str(value))
+
+
+def watch(page, run):
+    page.locator("#run input").click()
+    page.get_by_role("option", name=re.compile(run)).click()
 
 
 def shown(page, text):
@@ -77,8 +95,8 @@ def test_data_plan_training_questions(page, server, folder, tiny_encoder):
     page.get_by_role("button", name="Train with this data").click()
     # A training, watched over a reload
     page.get_by_role("button", name="Start training").wait_for()
-    assert page.get_by_label("Dataset", exact=True).last.input_value().startswith("tiny")
-    fill_in(page, tiny_encoder, Epochs="4000", **{"Name of the run": "first"})
+    assert field(page, "data.path").input_value().startswith("tiny")
+    fill_in(page, tiny_encoder, "first", **{"training.epochs": 4000})
     page.get_by_text("120 labels: fan-in 8 of 32").wait_for()
     page.get_by_role("button", name="Start training").click()
     shown(page, re.compile("step [1-9].* of "))
@@ -100,20 +118,17 @@ def test_data_plan_training_questions(page, server, folder, tiny_encoder):
     open_page(page, "Train")
     shown(page, re.compile("step .* left"))
     # A second training waits for its turn
-    fill_in(page, tiny_encoder, **{"Name of the run": "second", "Fan-in": "16"})
+    fill_in(page, tiny_encoder, "second", **{"classifier.fan_in": 16})
     page.get_by_role("button", name="Start training").click()
     shown(page, re.compile("Waiting for .*first to finish"))
     # Stop and save, then go on; the second takes its turn meanwhile
-    page.get_by_label("Run", exact=True).click()
-    page.get_by_role("option", name=re.compile("first")).click()
+    watch(page, "first")
     page.get_by_role("button", name="Stop and save").click()
     shown(page, re.compile("Stopped at step .* and saved"))
     stopped = next(run for run in list_runs(folder / "runs") if run.id.endswith("first"))
-    page.get_by_label("Run", exact=True).click()
-    page.get_by_role("option", name=re.compile("second")).click()
+    watch(page, "second")
     shown(page, "completed")
-    page.get_by_label("Run", exact=True).click()
-    page.get_by_role("option", name=re.compile("first")).click()
+    watch(page, "first")
     page.get_by_role("button", name="Resume").click()
     shown(page, re.compile("step .* left"))
     resumed = next(run for run in list_runs(folder / "runs") if run.id.endswith("first"))
@@ -148,8 +163,7 @@ def test_data_plan_training_questions(page, server, folder, tiny_encoder):
 
 def test_a_killed_training_is_failed_with_its_last_words(page, folder, tiny_encoder):
     open_page(page, "Train")
-    fill_in(page, tiny_encoder, Epochs="4000", **{"Name of the run": "killed"})
-    choose(page, "Dataset", re.compile("^tiny"))
+    fill_in(page, tiny_encoder, "killed", **{"training.epochs": 4000})
     page.get_by_role("button", name="Start training").click()
     shown(page, re.compile("step [1-9].* of "))
     run = next(run for run in list_runs(folder / "runs") if run.id.endswith("killed"))
@@ -163,16 +177,15 @@ def test_a_killed_training_is_failed_with_its_last_words(page, folder, tiny_enco
 def test_what_cannot_be_is_said_where_it_is_before_anything_starts(page, folder, tiny_encoder):
     before = len(list_runs(folder / "runs"))
     open_page(page, "Train")
-    fill_in(page, tiny_encoder, Epochs="-4", **{"Batch size": "ten"})
+    fill_in(page, tiny_encoder, "none", **{"training.epochs": -4, "training.batch_size": "ten"})
     page.get_by_role("button", name="Start training").click()
     page.get_by_text("⚠ -4 must be at least 1").wait_for()
     page.get_by_text("⚠ 'ten' must be a whole number").wait_for()
-    page.get_by_label("Epochs", exact=True).fill("2")
-    page.get_by_label("Batch size", exact=True).fill("")
+    field(page, "training.epochs").fill("2")
+    field(page, "training.batch_size").fill("")
     page.get_by_role("button", name="All other settings").click()
     page.get_by_role("button", name="Hardware").click()
-    page.get_by_label("Memory gib", exact=True).fill("0.6")  # less than torch alone takes
-    choose(page, "Dataset", re.compile("^tiny"))
+    field(page, "hardware.memory_gib").fill("0.6")  # less than torch alone takes
     advice = page.locator("#train-said .problem")
     advice.get_by_text("GiB").wait_for()
     page.get_by_role("button", name="Start training").click()
@@ -214,11 +227,13 @@ def test_the_keyboard_alone_starts_a_training(page, folder, tiny_encoder):
     page.get_by_role("tab", name="Train").first.focus()
     page.keyboard.press("Enter")
     reach(page, "New training", "Start training")
-    reach_field(page, "Name of the run")
-    page.keyboard.type("by-hand")
-    for label, text in (("Epochs", "1"), ("Fan-in", "8"), ("Longest text, in tokens", "16"), ("Encoder", tiny_encoder)):
-        reach_field(page, label)
-        page.keyboard.type(str(text))
+    settings = {
+        "run.name": "by-hand", "training.epochs": 1, "classifier.fan_in": 8, "data.max_tokens": 16,
+        "encoder.name": tiny_encoder,
+    }  # fmt: skip
+    for key, value in settings.items():
+        reach_field(page, key)
+        page.keyboard.type(str(value))
     reach(page, "Start training")
     page.keyboard.press("Enter")
     shown(page, re.compile("by-hand"))
@@ -233,9 +248,9 @@ def reach(page, *names):
     raise AssertionError(f"Tab does not reach {names}")
 
 
-def reach_field(page, label):
+def reach_field(page, key):
     for _ in range(60):
         page.keyboard.press("Tab")
-        if page.evaluate("document.activeElement.closest('label')?.innerText || ''").startswith(label):
+        if field(page, key).evaluate("field => field === document.activeElement"):
             return
-    raise AssertionError(f"Tab does not reach {label}")
+    raise AssertionError(f"Tab does not reach {key}")

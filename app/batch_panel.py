@@ -27,7 +27,8 @@ class BatchPanel:
         with gr.Row(equal_height=False):
             with gr.Column(min_width=300):
                 self.file = gr.File(
-                    label="Texts: .txt with one a line, .csv or .jsonl", elem_id="texts-file", file_types=list(SUFFIXES), height=120,
+                    label="Texts: .txt with one a line, .csv or .jsonl", file_types=list(SUFFIXES), height=120,
+                    elem_id="texts-file",
                 )  # fmt: skip
                 self.column = gr.Dropdown(
                     [], label="Column with the texts", visible=False, allow_custom_value=True, interactive=True

@@ -103,6 +103,7 @@ def find_layout(source: Path, format: str | None, columns: TableColumns) -> Layo
         layout = Tables.find(source, columns, format)
     if layout is None:
         found = sorted(entry.name for entry in source.iterdir())[:12] if source.is_dir() else [source.name]
+        found = ["".join(c if c.isprintable() else "�" for c in name) for name in found]
         wanted = f"not in the format {format}" if format else "unknown layout"
         raise DataError(f"{source}: {wanted}; accepted: {ACCEPTED}; found: {', '.join(found) or 'nothing'}")
     return layout

@@ -70,9 +70,7 @@ class AlignedText(Layout):
     def __init__(self, source: Path, splits: dict[str, Path], targets: dict[str, Path]):
         self.splits = splits
         self.targets = targets
-        self.filters = find_filters(source, splits)
         self.reads = [file for split in splits for file in (splits[split], targets[split])]
-        self.reads += self.filters.values()
 
     @abstractmethod
     def labels(self, split: str, meter: ProgressMeter, problems: Problems) -> Iterator[list | None]:
@@ -125,8 +123,9 @@ class NumberedText(AlignedText):
 
     def __init__(self, source: Path, splits: dict[str, Path], targets: dict[str, Path]):
         super().__init__(source, splits, targets)
+        self.filters = find_filters(source, splits)
         self._name_file = find_file(source, self.names.label_names)
-        self.reads += [self._name_file] if self._name_file else []
+        self.reads += [*self.filters.values(), *([self._name_file] if self._name_file else [])]
         self.n_labels = self.count_labels()
 
     @abstractmethod

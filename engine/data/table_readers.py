@@ -15,7 +15,7 @@ from typing import Any
 
 from engine.data.problems import Problems
 from engine.data.sourcefiles import MAX_LINE_BYTES, ProgressMeter, read_lines, read_objects, shown
-from engine.errors import DataError
+from engine.errors import DataError, reason
 
 SEPARATORS = (",", ";", "\t", "|")
 _BATCH_ROWS = 256  # of Parquet, decoded together
@@ -157,7 +157,7 @@ def read_parquet(file: Path, columns: TableColumns, meter: ProgressMeter, proble
                 done += len(batch)
                 meter.at(size * done // rows)
     except (OSError, pa.ArrowException) as error:
-        raise DataError(f"{file}: not readable as Parquet ({str(error).splitlines()[0]})") from None
+        raise DataError(f"{file}: not readable as Parquet ({reason(error)})") from None
     meter.finish(file)
 
 

@@ -81,10 +81,9 @@ class Tables(Layout):
 
     def _look_ahead(self, split: str) -> None:
         """Lets the first rows decide about the delimiter. They are read on their own, and again afterwards."""
-        read = READERS[self._kinds[split]]
         found: list[str] = []
         characters = 0
-        with closing(read(self.splits[split], self._columns, ProgressMeter(None, []), Problems())) as cells:
+        with closing(self._cells(split, ProgressMeter(None, []), Problems())) as cells:
             for _, texts, labels, _ in islice(cells, _SAMPLE_ROWS):
                 characters += len(str(texts)) + len(str(labels))
                 if isinstance(labels, str) and labels.strip():

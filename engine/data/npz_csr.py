@@ -11,6 +11,7 @@ from typing import IO
 import numpy as np
 from numpy.lib import format as npy_format
 
+from engine.data.sourcefiles import shown
 from engine.errors import DataError, reason
 
 _ROWS = 4096  # offsets read together
@@ -100,8 +101,9 @@ class _Vector:
         try:
             info = archive.getinfo(f"{name}.npy")
         except KeyError:
-            found = ", ".join(archive.namelist()[:12]) or "nothing"
-            raise DataError(f"{path}: no {name!r}; found {found}; a sparse matrix of scipy is expected") from None
+            raise DataError(
+                f"{path}: no {name!r}; found {shown(archive.namelist())}; a sparse matrix of scipy is expected"
+            ) from None
         self._what = f"{path}: {name!r}"
         if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
             raise DataError(f"{self._what} is packed in a way that numpy does not use; save the matrix again")

@@ -103,11 +103,11 @@ class Aalto(AlignedText):
 
     def labels(self, split: str, meter: ProgressMeter, problems: Problems) -> Iterator[list | None]:
         if self._names is None:
-            found: set[str] = set()
+            self._names = LabelNames(self.targets["train"])
             for file in self.targets.values():
                 for _, line, whole in read_lines(file, meter, Problems()):  # the second reading tells
-                    found.update(line.split() if whole else ())
-            self._names = LabelNames(sorted(found))
+                    self._names.add(line.split() if whole else ())
+            self._names.sort()
         for _, line, whole in read_lines(self.targets[split], meter, problems):
             yield line.split() if whole else None
 

@@ -20,9 +20,7 @@ def add_data(commands: Any, add_command: Callable[..., argparse.ArgumentParser])
     data = commands.add_parser("data", help="make datasets").add_subparsers(required=True, metavar="ACTION")
     load = add_command(data, "import", "make a dataset directory from files", import_command)
     load.add_argument(
-        "source",
-        type=Path,
-        help="file (.csv, .tsv, .jsonl, .parquet), or folder of a known layout; with --format hub a name",
+        "source", type=Path, help="file (.csv, .tsv, .jsonl, .parquet), folder of a known layout, or a name on a hub"
     )
     load.add_argument("--output", type=Path, required=True, metavar="DIR", help="the dataset directory to make")
     load.add_argument("--name", help="name of the dataset (default: the source's)")

@@ -32,8 +32,8 @@ _HASHED = 256  # characters of each end of a text that decide about it
 ACCEPTED = (
     "one .csv, .tsv, .jsonl or .parquet file, a folder with train.* and optionally test.* of these, or a folder with"
     " trn.json and lbl.json (xmc-json), train_raw_texts.txt and train_labels.txt (aalto), trn_X_Y.txt and trn_X.txt"
-    " (xmc-text), X.trn.txt and Y.trn.npz (pecos), or what the library `datasets` saved; all but .parquet and .npz may end"
-    " in .gz; a dataset of a hub by its name with the format hub"
+    " (xmc-text), X.trn.txt and Y.trn.npz (pecos), or what the library `datasets` saved; all but .parquet and .npz may"
+    " end in .gz; a dataset of a hub by its name with the format hub"
 )
 FOLDERS = {layout.format: layout for layout in (XmcJson, Aalto, XmcText, Pecos)}
 FORMATS = (*READERS, *FOLDERS, HUB)

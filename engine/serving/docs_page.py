@@ -12,7 +12,8 @@ STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 52rem; margin: 2rem auto; padding: 0 1rem; color: #222; }
 h2 { border-top: 1px solid #ccc; padding-top: 1rem; } h2 code { font-size: 1.1rem; }
 pre, code { font-family: ui-monospace, monospace; background: #f3f3f3; } pre { padding: .7rem; white-space: pre-wrap; }
-table { border-collapse: collapse; margin: .8rem 0; } td, th { text-align: left; padding: .2rem .8rem .2rem 0; vertical-align: top; }
+table { border-collapse: collapse; margin: .8rem 0; } 
+td, th { text-align: left; padding: .2rem .8rem .2rem 0; vertical-align: top; }
 @media (prefers-color-scheme: dark) { body { background: #1b1b1b; color: #ddd; } pre, code { background: #2a2a2a; } }
 """
 

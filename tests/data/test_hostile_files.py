@@ -90,7 +90,8 @@ SOURCES = {
 HARD = [
     b"\x00", b"\xff", b"\xef\xbb\xbf", b"\r", b"\n\n", b'"', b"\xc2\x85", b"\xe2\x80\xa8", b"\xd9\xa3", b"\xc2\xb2 3\n",
     b"-1:1 ", b"1:nan ", b"1e999", b"9" * 400, b"0:1,1:1 ", b"NaN", b"Infinity", b"[" * 3000, b"{}", b"[1]\n",
-    b"null\n",     b'"\\ud800"', b"-1 0\n", b"0 -1\n", b"99999999999999999999 0\n", b"true", b"\x1f\x8b", b"PAR1", b"PK\x03\x04",
+    b"null\n", b'"\\ud800"', b"-1 0\n", b"0 -1\n", b"99999999999999999999 0\n", b"true",
+    b"\x1f\x8b", b"PAR1", b"PK\x03\x04",
 ]  # fmt: skip
 PLACES = st.floats(0, 1)
 CHANGES = st.one_of(
@@ -187,8 +188,9 @@ HEADERS = [
 ]  # fmt: skip
 VECTORS = [
     np.array([2**63], np.uint64), np.array([0, 2**63, 2**64 - 1, 3], np.uint64), np.array([-1]), np.array([]),
-    np.array([[1, 2, 3]]), np.array(["x"]), np.array([np.nan, np.inf, 1.0]), np.array(5), 
-    np.array([True, False, True]),    np.zeros(3, ">i8"), np.array([0, -1, 1, 3]), np.array([2**62, 2**62]), np.array([2**64 - 1] * 2, np.uint64),
+    np.array([[1, 2, 3]]), np.array(["x"]), np.array([np.nan, np.inf, 1.0]), np.array(5),
+    np.array([True, False, True]), np.zeros(3, ">i8"), np.array([0, -1, 1, 3]), np.array([2**62, 2**62]),
+    np.array([2**64 - 1] * 2, np.uint64),
     np.zeros(3, "M8[s]"), np.zeros(3, [("a", "i4")]), np.zeros(2, "V8"), np.array(b"x" * 99),
     np.zeros(3, np.longdouble),
 ]  # fmt: skip

@@ -235,7 +235,7 @@ BAD_INPUT = {
     "bytes.txt": (b"open the file\n\xff\xfe\n", "bytes.txt:2: byte 0xff is not UTF-8"),
     "bad.jsonl": (b'{"text": "a"}\n{"text": \n', "bad.jsonl:2: not JSON"),
     "other.jsonl": (b'{"title": "a"}\n', "other.jsonl:1: no field 'text'"),
-    "other.csv": (b"id,title\n1,a\n", "other.csv:1: no column 'text' among id, title"),
+    "other.csv": (b"id,title\n1,a\n", "other.csv:1: no column 'text' among 'id', 'title'"),
     "texts.xlsx": (b"", "cannot read .xlsx"),
 }
 

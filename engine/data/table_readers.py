@@ -76,6 +76,7 @@ def read_csv(file: Path, columns: TableColumns, meter: ProgressMeter, problems: 
         end = lines.number
         while True:
             begin = end + 1
+            lines.size = 0
             try:
                 row = next(reader)
             except StopIteration:
@@ -101,12 +102,17 @@ def read_csv(file: Path, columns: TableColumns, meter: ProgressMeter, problems: 
 
 
 class _Lines:
-    """Lines for the CSV parser. number: of the last one.  whole: set to False by a line with a problem."""
+    """Lines for the CSV parser. number: of the last one.  whole: set to False by a line with a problem.
+
+    size: characters since the reader of the rows set it to 0; a row of too many lines is a csv.Error, after which the
+    parser begins again with the next line.
+    """
 
     def __init__(self, file: Path, meter: ProgressMeter, problems: Problems):
         self._lines = read_lines(file, meter, problems)
         self.number = 0
         self.whole = True
+        self.size = 0
 
     def __iter__(self) -> "_Lines":
         return self
@@ -115,6 +121,9 @@ class _Lines:
         self.number, line, whole = next(self._lines)
         if not whole:
             self.whole = False
+        self.size += len(line)
+        if self.size > MAX_LINE_BYTES:
+            raise csv.Error(f"longer than {MAX_LINE_BYTES >> 20} MiB")
         return line
 
 

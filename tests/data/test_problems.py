@@ -75,3 +75,14 @@ def test_an_open_quote_costs_the_rows_it_swallows_and_says_which(tmp_path):
     dataset = import_dataset(tmp_path / "t.csv", tmp_path / "out", problems=problems, test_fraction=0)
     assert list(dataset.train.texts()) == ["fine"]
     assert "t.csv:3: malformed row (unexpected end of data), which reaches to line 5" in problems.first()
+
+
+def test_a_row_of_endless_lines_is_left_out_alone(tmp_path, monkeypatch):
+    from engine.data import table_readers
+
+    monkeypatch.setattr(table_readers, "MAX_LINE_BYTES", 1000)
+    (tmp_path / "t.csv").write_text("text,labels\nfine,a\n" + '"\n",' * 400 + "\nlast,b\n")
+    problems = Problems()
+    dataset = import_dataset(tmp_path / "t.csv", tmp_path / "out", problems=problems, test_fraction=0)
+    assert next(dataset.train.texts()) == "fine"
+    assert problems.first().startswith(f"{tmp_path / 't.csv'}:3: malformed row (longer than")

@@ -99,7 +99,7 @@ def import_command(options: argparse.Namespace) -> None:
         )
     _print_decisions(dataset.meta["details"], options.delimiter is None)
     if problems.kinds:
-        print(f"rows left out: {sum(problems.counts().values()):,}, all listed in {dataset.path / REPORT}")
+        print(f"rows left out: {sum(problems.counts().values()):,}, listed in {dataset.path / REPORT}")
         for kind, found in problems.kinds.items():
             print(f"  {found.count:,} x {kind}, first {found.first}")
     _print_dataset(dataset)

@@ -18,7 +18,8 @@ from engine.errors import DataError, EnvironmentProblem, reason
 FORMAT = "hub"
 SPLITS = ("train", "test")
 _BATCH_ROWS = 256
-_MARKS = ("dataset_dict.json", "state.json")  # what `save_to_disk` writes for several splits, for one
+# What `save_to_disk` writes for several splits, and for one.
+_MARKS = (("dataset_dict.json",), ("state.json", "dataset_info.json"))
 
 
 class HubTables(Tables):
@@ -30,8 +31,10 @@ class HubTables(Tables):
 
         Raises EnvironmentProblem when the library is not there, DataError when it cannot read the dataset.
         """
-        saved = any((source / mark).is_file() for mark in _MARKS)
-        return cls(source, columns, saved) if saved or kind == FORMAT else None
+        if kind not in (None, FORMAT):
+            return None
+        saved = any(all((source / mark).is_file() for mark in marks) for marks in _MARKS)
+        return cls(source, columns, saved) if saved or kind else None
 
     def __init__(self, source: Path, columns: TableColumns, saved: bool):
         splits = _load_saved(source) if saved else _load_named(source)
@@ -95,7 +98,7 @@ def _load_saved(source: Path) -> dict[str, Any]:
 
 def _load_named(source: Path) -> dict[str, Any]:
     library = _library()
-    name, _, subset = str(source).partition(":")
+    name, _, subset = (str(source), "", "") if source.exists() else str(source).partition(":")
     try:
         return dict(library.load_dataset(name, subset or None, streaming=True))
     except Exception as error:

@@ -78,7 +78,8 @@ def test_a_folder_of_parquet_files_needs_no_library(tmp_path, monkeypatch):
 def test_without_the_library_the_extra_is_named(tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "datasets", None)
     (tmp_path / "saved").mkdir()
-    (tmp_path / "saved" / "state.json").write_text("{}")
+    for name in ("state.json", "dataset_info.json"):
+        (tmp_path / "saved" / name).write_text("{}")
     with pytest.raises(EnvironmentProblem, match=r"pip install 'fanin\[hub\]'"):
         import_dataset(tmp_path / "saved", tmp_path / "out")
     assert main(["data", "import", "somebody/something", "--format", "hub", "--output", str(tmp_path / "out")]) == 5
@@ -95,6 +96,12 @@ def test_a_damaged_saved_dataset_is_refused(datasets, tmp_path, content):
         import_dataset(folder, tmp_path / "out")
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "out").exists()
+
+
+def test_tables_beside_a_file_of_such_a_name_are_tables(tmp_path):
+    (tmp_path / "state.json").write_text("{}")
+    (tmp_path / "train.csv").write_text("text,labels\na,b\n")
+    assert import_dataset(tmp_path, tmp_path / "out", test_fraction=0).meta["details"]["format"] == "csv"
 
 
 def test_a_name_that_no_hub_gives_is_refused(datasets, tmp_path, capsys):

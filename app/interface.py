@@ -38,14 +38,16 @@ def build(workspace: Workspace) -> gr.Blocks:
         shared = Shared(workspace, jobs, Machine(jobs), RunList(workspace.runs), Histories())
         # Only the page that is open looks for news. Timers among the tabs would be counted as tabs.
         timers = {name: gr.Timer(REFRESH_SECONDS, active=name == PAGES[0]) for name in PAGES}
-        pages = {}
+        pages, opened = {}, []
         with gr.Tabs(elem_id="pages") as shared.tabs:
             for name in PAGES:
                 with gr.Tab(name.capitalize(), id=name) as tab:
+                    opened.append(tab.select)
                     shared.ticks = [interface.load, tab.select, timers[name].tick]
                     pages[name] = import_module(f"app.pages.{name}").build(shared)
-        # Two pages opened in quick succession, as at the start: the last one wins.
-        shared.tabs.select(_only, None, [*timers.values()], trigger_mode="always_last", **QUIET)
+        # Two pages opened in quick succession, as at the start: the last one wins. (The tabs' own event is not told of
+        # pages that a button opens.)
+        gr.on(opened, _only, None, [*timers.values()], trigger_mode="always_last", **QUIET)
         said = gr.State()
         gr.on([interface.load, always.tick], lambda before: _now(shared, before), [said], [head, said], **TICK)
         for page in pages.values():
@@ -64,7 +66,7 @@ def header(active: RunSummary | None) -> str:
 
 
 def _only(opened: gr.SelectData) -> list[gr.Timer]:
-    return [gr.Timer(active=number == opened.index) for number in range(len(PAGES))]
+    return [gr.Timer(active=name.capitalize() == opened.value) for name in PAGES]
 
 
 def _now(shared: Shared, before: str | None) -> tuple[Any, Any]:

@@ -1,7 +1,7 @@
 """Load on `engine serve`: how long one text takes, how many requests a second it answers, whether its memory grows.
 
     python benchmarks/serve_load.py                     # 50,000 random labels over MiniLM
-    python benchmarks/serve_load.py MODEL --seconds 600
+    python benchmarks/serve_load.py MODEL --seconds 600 --alone-seconds 60
 
 Starts the server on a free port of this machine, then asks it one text at a time from 1 client and from --clients at
 once, each over a connection of its own. Texts are 4 to 20 common words drawn at random.
@@ -104,6 +104,7 @@ def main() -> int:
     parser.add_argument("--labels", type=int, default=50_000, help="of the random model (50000)")
     parser.add_argument("--clients", type=int, default=16, help="at once (16)")
     parser.add_argument("--seconds", type=float, default=60.0, help="of each measurement (60)")
+    parser.add_argument("--alone-seconds", type=float, help="of the one with 1 client (as --seconds)")
     parser.add_argument("-k", type=int, default=5, help="labels a text (5)")
     parser.add_argument("--threads", type=int, help="passed on to engine serve")
     options = parser.parse_args()
@@ -127,7 +128,9 @@ def main() -> int:
             watched = psutil.Process(server.pid)
             load(port, watched, options.clients, 5.0, options.k)  # allocators and caches fill
             before = os.getloadavg()
-            rows = [load(port, watched, clients, options.seconds, options.k) for clients in (1, options.clients)]
+            alone = options.alone_seconds or options.seconds
+            measurements = ((1, alone), (options.clients, options.seconds))
+            rows = [load(port, watched, clients, seconds, options.k) for clients, seconds in measurements]
         finally:
             server.send_signal(signal.SIGTERM)
             code = server.wait(60)

@@ -39,3 +39,9 @@ class StopRequested(EngineError):
     """The run was asked to stop, has saved itself and can be resumed."""
 
     exit_code = 75
+
+
+def reason(error: BaseException) -> str:
+    """What an error of a library says, on one line that is not too long; its name where it says nothing."""
+    first = next(iter(str(error).splitlines()), "").strip() or type(error).__name__
+    return first if len(first) <= 200 else first[:199] + "…"

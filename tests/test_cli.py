@@ -256,7 +256,7 @@ BAD_INPUT = {
     "bytes.txt": (b"open the file\n\xff\xfe\n", "bytes.txt:2: byte 0xff is not UTF-8"),
     "bad.jsonl": (b'{"text": "a"}\n{"text": \n', "bad.jsonl:2: not JSON"),
     "other.jsonl": (b'{"title": "a"}\n', "other.jsonl:1: no field 'text'"),
-    "other.csv": (b"id,title\n1,a\n", "other.csv:1: no column 'text' among id, title"),
+    "other.csv": (b"id,title\n1,a\n", "other.csv:1: no column 'text' among 'id', 'title'"),
     "texts.xlsx": (b"", "cannot read .xlsx"),
 }
 
@@ -366,7 +366,7 @@ def test_import_says_what_it_decided_and_left_out(tmp_path, capsys):
         "format csv",
         "between labels, as found in the first rows: ';' (--delimiter changes it)",
         "20.0% of the texts are held out",
-        "rows left out: 2, all listed in ",
+        "rows left out: 2, listed in ",
         f"1 x empty text, first {file}:102: empty text",
         f"1 x wrong number of cells, first {file}:103: 1 cells, but the header has 3",
         "2 labels",

@@ -12,14 +12,16 @@ from typing import Any
 
 from engine.errors import EnvironmentProblem
 
-FORMATS = ("csv", "tsv", "jsonl", "parquet", "xmc-json", "aalto", "xmc-text", "pecos")
+FORMATS = ("csv", "tsv", "jsonl", "parquet", "xmc-json", "aalto", "xmc-text", "pecos", "hub")
 
 
 def add_data(commands: Any, add_command: Callable[..., argparse.ArgumentParser]) -> None:
     """Adds `data` to the subparsers `commands`; add_command(subparsers, name, help, function) makes a command."""
     data = commands.add_parser("data", help="make datasets").add_subparsers(required=True, metavar="ACTION")
     load = add_command(data, "import", "make a dataset directory from files", import_command)
-    load.add_argument("source", type=Path, help="file (.csv, .tsv, .jsonl, .parquet), or folder of a known layout")
+    load.add_argument(
+        "source", type=Path, help="file (.csv, .tsv, .jsonl, .parquet), folder of a known layout, or a name on a hub"
+    )
     load.add_argument("--output", type=Path, required=True, metavar="DIR", help="the dataset directory to make")
     load.add_argument("--name", help="name of the dataset (default: the source's)")
     load.add_argument("--format", choices=FORMATS, help="where the names of the files do not say it")
@@ -104,7 +106,7 @@ def import_command(options: argparse.Namespace) -> None:
         )
     _print_decisions(dataset.meta["details"], options.delimiter is None)
     if problems.kinds:
-        print(f"rows left out: {sum(problems.counts().values()):,}, all listed in {dataset.path / REPORT}")
+        print(f"rows left out: {sum(problems.counts().values()):,}, listed in {dataset.path / REPORT}")
         for kind, found in problems.kinds.items():
             print(f"  {found.count:,} x {kind}, first {found.first}")
     _print_dataset(dataset)

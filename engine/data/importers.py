@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 
 from engine.data.filters import filter_sets, read_pairs
+from engine.data.hub import FORMAT as HUB
+from engine.data.hub import HubTables
 from engine.data.layouts import Layout
 from engine.data.manifest import file_digest
 from engine.data.problems import REPORT, Problems
@@ -30,10 +32,11 @@ _HASHED = 256  # characters of each end of a text that decide about it
 ACCEPTED = (
     "one .csv, .tsv, .jsonl or .parquet file, a folder with train.* and optionally test.* of these, or a folder with"
     " trn.json and lbl.json (xmc-json), train_raw_texts.txt and train_labels.txt (aalto), trn_X_Y.txt and trn_X.txt"
-    " (xmc-text), X.trn.txt and Y.trn.npz (pecos); all but .parquet and .npz may end in .gz"
+    " (xmc-text), X.trn.txt and Y.trn.npz (pecos), or what the library `datasets` saved; all but .parquet and .npz may"
+    " end in .gz; a dataset of a hub by its name with the format hub"
 )
 FOLDERS = {layout.format: layout for layout in (XmcJson, Aalto, XmcText, Pecos)}
-FORMATS = (*READERS, *FOLDERS)
+FORMATS = (*READERS, *FOLDERS, HUB)
 
 
 def import_dataset(
@@ -66,7 +69,7 @@ def import_dataset(
     """
     source = Path(source)
     layout = find_layout(source, format, columns or TableColumns())
-    name = name or (source.name.split(".")[0] if source.is_file() else source.resolve().name)
+    name = name or (source.name.split(".")[0] if source.is_file() else source.resolve().name.partition(":")[0])
     problems = problems or Problems()
     meter = ProgressMeter(progress, layout.reads)
     held_out = held_out_rule(test_fraction, seed) if "test" not in layout.splits and test_fraction else None
@@ -95,6 +98,8 @@ def import_dataset(
 
 def find_layout(source: Path, format: str | None, columns: TableColumns) -> Layout:
     """The layout of `source`. Raises DataError when there is none, or not that of `format`."""
+    if layout := HubTables.find(source, columns, format):
+        return layout
     if not source.exists():
         raise DataError(f"{source}: no such file or folder; give {ACCEPTED}")
     candidates = [FOLDERS[format]] if format in FOLDERS else [] if format else FOLDERS.values()
@@ -103,6 +108,7 @@ def find_layout(source: Path, format: str | None, columns: TableColumns) -> Layo
         layout = Tables.find(source, columns, format)
     if layout is None:
         found = sorted(entry.name for entry in source.iterdir())[:12] if source.is_dir() else [source.name]
+        found = ["".join(c if c.isprintable() else "�" for c in name) for name in found]
         wanted = f"not in the format {format}" if format else "unknown layout"
         raise DataError(f"{source}: {wanted}; accepted: {ACCEPTED}; found: {', '.join(found) or 'nothing'}")
     return layout

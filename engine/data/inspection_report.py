@@ -103,9 +103,11 @@ def save_plots(report: dict[str, Any], folder: Path) -> list[Path]:
         figure = Figure(figsize=(7, 4), layout="constrained")
         axes = figure.add_subplot(xlabel=x_label, ylabel=y_label, yscale="symlog", title=report["name"])
         widest = max(parts.values(), key=len)
+        first = min(next((i for i, bin in enumerate(bins) if bin[2]), 0) for bins in parts.values())
         for i, (part, histogram) in enumerate(parts.items()):
             positions = [bin + (i - (len(parts) - 1) / 2) * 0.8 / len(parts) for bin in range(len(histogram))]
             axes.bar(positions, [count for _, _, count in histogram], 0.8 / len(parts), label=part)
+        axes.set_xlim(first - 0.6, len(widest) - 0.4)
         axes.set_xticks(range(len(widest)), [_range(low, high) for low, high, _ in widest], rotation=45, ha="right")
         if len(parts) > 1:
             axes.legend()

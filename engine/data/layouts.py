@@ -12,8 +12,10 @@ from typing import Any
 from engine.data.problems import Problems
 from engine.data.sourcefiles import ProgressMeter
 from engine.data.store import InstanceError
+from engine.errors import DataError
 
 Row = tuple[int, str, str, list]  # line (or number of the row, from 1), uid, text, labels: names or ids
+_NAME_BYTES = 140  # of a name beside its characters: two objects and a place in a dictionary
 LabelTable = tuple[Iterable[str], Iterable[str | None] | None]
 
 
@@ -51,11 +53,40 @@ class Layout(ABC):
         return {}
 
 
-class LabelNames:
-    """Numbers labels by their names, in the order of their first appearance."""
+def most_name_bytes() -> int:
+    """Bytes that names of labels may take: half of the memory that is free, and never too few for millions."""
+    import psutil
 
-    def __init__(self, names: Iterable[str] = ()):
-        self.by_name = {name: number for number, name in enumerate(names)}
+    return max(psutil.virtual_memory().available // 2, 1 << 30)
+
+
+class LabelNames:
+    """Numbers labels by their names, in the order of their first appearance. source: what a message names.
+
+    Raises DataError when the names take more memory than there is, as those of a column of texts would.
+    """
+
+    def __init__(self, source: Path) -> None:
+        self.by_name: dict[str, int] = {}
+        self._source = source
+        self._room = most_name_bytes()
+
+    def add(self, names: Iterable[str]) -> None:
+        """Numbers those names that are new."""
+        by_name = self.by_name
+        for name in names:
+            if name not in by_name:
+                by_name[name] = len(by_name)
+                self._room -= len(name) + _NAME_BYTES
+        if self._room < 0:
+            raise DataError(
+                f"{self._source}: the names of {len(by_name):,} different labels take more memory than there is; are"
+                " --labels-column and --delimiter right?"
+            )
+
+    def sort(self) -> None:
+        """Numbers the names by their order as text."""
+        self.by_name = {name: number for number, name in enumerate(sorted(self.by_name))}
 
     def ids(self, names: list[str]) -> list[int]:
         """Sorted, distinct ids; new names get the next ones. Raises InstanceError for a name that is no valid text."""
@@ -64,7 +95,8 @@ class LabelNames:
             return sorted({by_name[name] for name in names})
         except KeyError:
             check_names(names)
-            return sorted({by_name.setdefault(name, len(by_name)) for name in names})
+            self.add(names)
+            return sorted({by_name[name] for name in names})
 
 
 def check_names(names: list[str]) -> None:

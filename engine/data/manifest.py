@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from engine.data.arrays import open_npy
-from engine.errors import DataError
+from engine.errors import DataError, reason
 
 if TYPE_CHECKING:
     import pyarrow.parquet as pq
@@ -111,4 +111,4 @@ def open_parquet(file: Path) -> "pq.ParquetFile":
     try:
         return pq.ParquetFile(file)
     except (OSError, pa.ArrowException) as error:
-        raise DataError(f"{file}: not readable as Parquet ({str(error).splitlines()[0]}); {AGAIN}") from None
+        raise DataError(f"{file}: not readable as Parquet ({reason(error)}); {AGAIN}") from None

@@ -1,5 +1,6 @@
 """Sparse matrices as scipy saves them (`.npz`, CSR), read row by row in bounded memory, without scipy and pickle."""
 
+import struct
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -10,10 +11,15 @@ from typing import IO
 import numpy as np
 from numpy.lib import format as npy_format
 
-from engine.errors import DataError
+from engine.data.sourcefiles import shown
+from engine.errors import DataError, reason
 
 _ROWS = 4096  # offsets read together
 _MAX_ROW = 1 << 22  # values of one row
+# What the standard library raises over an archive that is none, or damaged, or locked.
+DAMAGED = (
+    zipfile.BadZipFile, zlib.error, struct.error, EOFError, RuntimeError, KeyError, OSError, ValueError, OverflowError,
+)  # fmt: skip
 
 
 class NpzCsr:
@@ -84,10 +90,8 @@ class _Reading:
         pass
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: object) -> None:
-        if isinstance(
-            error, zipfile.BadZipFile | zlib.error | EOFError | NotImplementedError | RuntimeError | KeyError
-        ):
-            raise DataError(f"{self._path}: damaged or not a .npz file ({error}); fetch it again") from None
+        if isinstance(error, DAMAGED):
+            raise DataError(f"{self._path}: damaged or not a .npz file ({reason(error)}); fetch it again") from None
 
 
 class _Vector:
@@ -97,16 +101,19 @@ class _Vector:
         try:
             info = archive.getinfo(f"{name}.npy")
         except KeyError:
-            found = ", ".join(archive.namelist()[:12]) or "nothing"
-            raise DataError(f"{path}: no {name!r}; found {found}; a sparse matrix of scipy is expected") from None
-        self._file: IO[bytes] = stack.enter_context(archive.open(info))
+            raise DataError(
+                f"{path}: no {name!r}; found {shown(archive.namelist())}; a sparse matrix of scipy is expected"
+            ) from None
         self._what = f"{path}: {name!r}"
+        if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            raise DataError(f"{self._what} is packed in a way that numpy does not use; save the matrix again")
+        self._file: IO[bytes] = stack.enter_context(archive.open(info))
         try:
             version = npy_format.read_magic(self._file)
             read_header = {(1, 0): npy_format.read_array_header_1_0, (2, 0): npy_format.read_array_header_2_0}[version]
             shape, _, self.dtype = read_header(self._file)
-        except (ValueError, KeyError) as error:
-            raise DataError(f"{self._what} is not readable ({str(error).splitlines()[0]})") from None
+        except Exception as error:  # numpy has Python parse what stands there
+            raise DataError(f"{self._what} is not readable ({reason(error)})") from None
         if self.dtype.kind not in kinds or len(shape) > 1:
             raise DataError(f"{self._what} is {self.dtype} {shape}, not a vector of the right type")
         self.length = shape[0] if shape else 1

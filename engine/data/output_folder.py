@@ -4,10 +4,15 @@ import os
 import re
 import secrets
 import shutil
+import time
 from pathlib import Path
 
 from engine.data.manifest import MANIFEST
+from engine.data.problems import REPORT
 from engine.errors import ConfigError
+
+FORGOTTEN = 3600  # seconds without a write, after which nobody is at work on another name
+MADE = "|".join(map(re.escape, (MANIFEST, REPORT)))
 
 
 def check_target(path: Path, overwrite: bool) -> None:
@@ -26,16 +31,36 @@ def sibling(path: Path, role: str) -> Path:
 
 
 def sweep(path: Path) -> None:
-    """Removes what processes that are gone left beside `path`, and puts back what one of them was replacing."""
-    pattern = re.compile(re.escape(path.name) + r"\.(tmp|old)-(\d+)-[0-9a-f]{8}")
+    """Removes what processes that are gone left beside `path`, and puts back what one of them was replacing.
+
+    What another name was being made by is removed too when nothing was written to it for an hour: the process may be
+    one of another machine that has the same folder.
+    """
+    pattern = re.compile(r"(.+)\.(tmp|old)-(\d+)-[0-9a-f]{8}", re.DOTALL)
     found = [pattern.fullmatch(entry.name) for entry in path.parent.iterdir()] if path.parent.is_dir() else []
     for match in filter(None, found):
-        if _is_at_work(int(match[2]), path.with_name(match[0])):
+        folder = path.with_name(match[0])
+        own, role = match[1] == path.name, match[2]
+        if folder.is_symlink() or _is_at_work(int(match[3]), folder):
             continue
-        if match[1] == "old" and not path.exists():
-            os.replace(path.with_name(match[0]), path)
-        else:
-            shutil.rmtree(path.with_name(match[0]), ignore_errors=True)
+        if own and role == "old" and not path.exists():
+            os.replace(folder, path)
+        elif own or (role == "tmp" and _is_half_made(folder) and time.time() - _last_write(folder) > FORGOTTEN):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _is_half_made(folder: Path) -> bool:
+    """Whether the folder holds the files of a dataset and nothing else."""
+    return all(re.fullmatch(r"(train|test|labels)(_\w+)?\.(parquet|npy)|" + MADE, file.name) for file in _files(folder))
+
+
+def _last_write(folder: Path) -> float:
+    """When something in the folder was written last, in seconds since 1970."""
+    return max(file.stat().st_mtime for file in [folder, *_files(folder)])
+
+
+def _files(folder: Path) -> list[Path]:
+    return list(folder.iterdir()) if folder.is_dir() else []
 
 
 def _is_at_work(process: int, folder: Path) -> bool:

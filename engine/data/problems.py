@@ -8,6 +8,7 @@ from typing import IO
 from engine.errors import DataError
 
 REPORT = "import-problems.jsonl"
+MOST_LISTED = 100_000  # of a kind; a file of nothing but bad rows would make a report of many times its size
 
 
 @dataclass
@@ -31,7 +32,10 @@ class Problems:
         self._report: IO[str] | None = None
 
     def report_in(self, folder: Path) -> None:
-        """From now on every problem is a JSON line (`kind`, `where`, `what`) of the file REPORT in `folder`."""
+        """From now on a problem is a JSON line (`kind`, `where`, `what`) of the file REPORT in `folder`.
+
+        Of a kind with more than MOST_LISTED the rest is one line (`kind`, `not_listed`) at the end.
+        """
         self._folder = folder
 
     def add(self, kind: str, where: str, what: str) -> None:
@@ -40,7 +44,7 @@ class Problems:
             raise DataError(f"{where}: {what}")
         known = self.kinds.setdefault(kind, Kind(0, f"{where}: {what}"))
         known.count += 1
-        if self._folder is not None:
+        if self._folder is not None and known.count <= MOST_LISTED:
             if self._report is None:
                 self._report = open(self._folder / REPORT, "w", encoding="utf-8")  # noqa: SIM115  closed by close()
             self._report.write(json.dumps({"kind": kind, "where": where, "what": what}) + "\n")
@@ -55,5 +59,8 @@ class Problems:
 
     def close(self) -> None:
         """Completes the report. Closing twice does nothing."""
-        if self._report is not None:
-            self._report.close()
+        if self._report is not None and not self._report.closed:
+            with self._report as report:
+                for name, kind in self.kinds.items():
+                    if kind.count > MOST_LISTED:
+                        report.write(json.dumps({"kind": name, "not_listed": kind.count - MOST_LISTED}) + "\n")

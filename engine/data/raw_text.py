@@ -70,9 +70,7 @@ class AlignedText(Layout):
     def __init__(self, source: Path, splits: dict[str, Path], targets: dict[str, Path]):
         self.splits = splits
         self.targets = targets
-        self.filters = find_filters(source, splits)
         self.reads = [file for split in splits for file in (splits[split], targets[split])]
-        self.reads += self.filters.values()
 
     @abstractmethod
     def labels(self, split: str, meter: ProgressMeter, problems: Problems) -> Iterator[list | None]:
@@ -105,11 +103,11 @@ class Aalto(AlignedText):
 
     def labels(self, split: str, meter: ProgressMeter, problems: Problems) -> Iterator[list | None]:
         if self._names is None:
-            found: set[str] = set()
+            self._names = LabelNames(self.targets["train"])
             for file in self.targets.values():
                 for _, line, whole in read_lines(file, meter, Problems()):  # the second reading tells
-                    found.update(line.split() if whole else ())
-            self._names = LabelNames(sorted(found))
+                    self._names.add(line.split() if whole else ())
+            self._names.sort()
         for _, line, whole in read_lines(self.targets[split], meter, problems):
             yield line.split() if whole else None
 
@@ -125,8 +123,9 @@ class NumberedText(AlignedText):
 
     def __init__(self, source: Path, splits: dict[str, Path], targets: dict[str, Path]):
         super().__init__(source, splits, targets)
+        self.filters = find_filters(source, splits)
         self._name_file = find_file(source, self.names.label_names)
-        self.reads += [self._name_file] if self._name_file else []
+        self.reads += [*self.filters.values(), *([self._name_file] if self._name_file else [])]
         self.n_labels = self.count_labels()
 
     @abstractmethod

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import struct
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
@@ -9,7 +10,7 @@ from pathlib import Path
 from typing import IO
 
 from engine.data.problems import Problems
-from engine.errors import DataError
+from engine.errors import DataError, reason
 
 Progress = Callable[[int, int], None]  # bytes read, bytes in all, of the files as they are on disk
 
@@ -48,7 +49,7 @@ def read_lines(file: Path, meter: ProgressMeter, problems: Problems) -> Iterator
     Raises DataError with `file:line` for a damaged or truncated archive and one that grows beyond all measure when
     decompressed.
     """
-    with open(file, "rb", buffering=_BUFFER_BYTES) as raw:
+    with _opened(file) as raw:
         stream: IO[bytes] = gzip.GzipFile(fileobj=raw, mode="rb") if file.suffix == ".gz" else raw
         number = size = 0
         due = _REPORT_BYTES
@@ -82,13 +83,20 @@ def read_lines(file: Path, meter: ProgressMeter, problems: Problems) -> Iterator
     meter.finish(file)
 
 
+def _opened(file: Path) -> IO[bytes]:
+    try:
+        return open(file, "rb", buffering=_BUFFER_BYTES)
+    except OSError as error:
+        raise DataError(f"{file}: cannot be read ({reason(error)})") from None
+
+
 def _read_piece(stream: IO[bytes], file: Path, number: int) -> bytes:
     """A line, or as much of it as is longer than any line may be."""
     try:
         return stream.readline(MAX_LINE_BYTES + 1)
     except EOFError:
         raise DataError(f"{file}:{number}: the archive ends too early, it is truncated; fetch it again") from None
-    except (gzip.BadGzipFile, zlib.error) as error:
+    except (gzip.BadGzipFile, zlib.error, struct.error) as error:
         raise DataError(f"{file}:{number}: damaged gzip archive ({error}); fetch it again") from None
 
 

@@ -42,7 +42,7 @@ from engine.data.manifest import (
 )
 from engine.data.output_folder import check_target, move_into_place, sibling, sweep
 from engine.data.split_writer import SplitWriter
-from engine.errors import DataError, EnvironmentProblem
+from engine.errors import DataError, EnvironmentProblem, reason
 
 _READ_ROWS = 1024  # texts decoded at a time
 _MAX_ID = 2**31 - 1
@@ -91,7 +91,7 @@ class Split:
                         yield from batch.column(0).slice(first, last - first).to_pylist()
                     position += len(batch)
             except (OSError, UnicodeDecodeError, pa.ArrowException) as error:
-                raise DataError(f"{self.path}: damaged ({str(error).splitlines()[0]}); {AGAIN}") from None
+                raise DataError(f"{self.path}: damaged ({reason(error)}); {AGAIN}") from None
 
 
 @dataclass(frozen=True)

@@ -15,10 +15,11 @@ from typing import Any
 
 from engine.data.problems import Problems
 from engine.data.sourcefiles import MAX_LINE_BYTES, ProgressMeter, read_lines, read_objects, shown
-from engine.errors import DataError
+from engine.errors import DataError, reason
 
 SEPARATORS = (",", ";", "\t", "|")
-_BATCH_ROWS = 256  # of Parquet, decoded together
+_BATCH_ROWS = 256  # of Parquet, decoded together, or
+_BATCH_BYTES = 16 << 20  # fewer of long texts
 
 Cells = tuple[int, tuple, Any, Any]  # line (from 1), texts, labels, uid (None where there is none)
 
@@ -36,6 +37,10 @@ class TableColumns:
     labels: str = "labels"
     delimiter: str | None = None
     uid: str = "uid"
+
+    def used(self, header: list[str]) -> list[str]:
+        """The columns that are read: texts, labels and, where there is one, identifiers."""
+        return [*self.text, self.labels, *([self.uid] if self.uid in header else [])]
 
     def missing(self, header: list[str]) -> str | None:
         """What to say about the first needed column that `header` does not have."""
@@ -71,6 +76,7 @@ def read_csv(file: Path, columns: TableColumns, meter: ProgressMeter, problems: 
         end = lines.number
         while True:
             begin = end + 1
+            lines.size = 0
             try:
                 row = next(reader)
             except StopIteration:
@@ -96,12 +102,17 @@ def read_csv(file: Path, columns: TableColumns, meter: ProgressMeter, problems: 
 
 
 class _Lines:
-    """Lines for the CSV parser. number: of the last one.  whole: set to False by a line with a problem."""
+    """Lines for the CSV parser. number: of the last one.  whole: set to False by a line with a problem.
+
+    size: characters since the reader of the rows set it to 0; a row of too many lines is a csv.Error, after which the
+    parser begins again with the next line.
+    """
 
     def __init__(self, file: Path, meter: ProgressMeter, problems: Problems):
         self._lines = read_lines(file, meter, problems)
         self.number = 0
         self.whole = True
+        self.size = 0
 
     def __iter__(self) -> "_Lines":
         return self
@@ -110,6 +121,9 @@ class _Lines:
         self.number, line, whole = next(self._lines)
         if not whole:
             self.whole = False
+        self.size += len(line)
+        if self.size > MAX_LINE_BYTES:
+            raise csv.Error(f"longer than {MAX_LINE_BYTES >> 20} MiB")
         return line
 
 
@@ -143,22 +157,37 @@ def read_parquet(file: Path, columns: TableColumns, meter: ProgressMeter, proble
             header = table.schema_arrow.names
             if what := columns.missing(header):
                 raise DataError(f"{file}: {what}")
-            used = [*columns.text, columns.labels, *([columns.uid] if columns.uid in header else [])]
+            used = list(dict.fromkeys(columns.used(header)))
             size, rows, done = file.stat().st_size, max(table.metadata.num_rows, 1), 0
-            for batch in table.iter_batches(_BATCH_ROWS, columns=list(dict.fromkeys(used)), use_threads=False):
-                cells = {name: _values(batch.column(name)) for name in set(used)}
-                for i in range(len(batch)):
-                    values = [cells[name][i] for name in used]
-                    if any(isinstance(value, UnicodeDecodeError) for value in values):
-                        problems.add("not UTF-8", f"{file}:{done + i + 1}", "a text of the row is not UTF-8")
-                        continue
-                    uid = values[len(columns.text) + 1] if columns.uid in header else None
-                    yield done + i + 1, tuple(values[: len(columns.text)]), values[len(columns.text)], uid
+            for batch in table.iter_batches(_rows_at_once(table.metadata), columns=used, use_threads=False):
+                yield from cells_of_batch(batch, columns, header, done, file, problems)
                 done += len(batch)
                 meter.at(size * done // rows)
-    except (OSError, pa.ArrowException) as error:
-        raise DataError(f"{file}: not readable as Parquet ({str(error).splitlines()[0]})") from None
+    except (OSError, ValueError, OverflowError, pa.ArrowException) as error:
+        raise DataError(f"{file}: not readable as Parquet ({reason(error)})") from None
     meter.finish(file)
+
+
+def _rows_at_once(metadata: Any) -> int:
+    """Fewer where rows are long: what is decoded together stays small."""
+    groups = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
+    widest = max((group.total_byte_size // max(group.num_rows, 1) for group in groups), default=0)
+    return min(max(_BATCH_BYTES // max(widest, 1), 1), _BATCH_ROWS)
+
+
+def cells_of_batch(
+    batch: Any, columns: TableColumns, header: list[str], done: int, place: Path, problems: Problems
+) -> Iterator[Cells]:
+    """The rows of an Arrow table or record batch. done: rows before it.  place: what a message names."""
+    used = columns.used(header)
+    cells = {name: _values(batch.column(name)) for name in set(used)}
+    for i in range(len(batch)):
+        values = [cells[name][i] for name in used]
+        if any(isinstance(value, UnicodeDecodeError) for value in values):
+            problems.add("not UTF-8", f"{place}:{done + i + 1}", "a text of the row is not UTF-8")
+            continue
+        uid = values[len(columns.text) + 1] if columns.uid in header else None
+        yield done + i + 1, tuple(values[: len(columns.text)]), values[len(columns.text)], uid
 
 
 def _values(column: Any) -> list:

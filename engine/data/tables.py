@@ -43,7 +43,7 @@ class Tables(Layout):
         self._kinds = {split: kind or kind_of(file) for split, file in self.splits.items()}
         self.format = self._kinds["train"]
         self._columns = columns
-        self._names = LabelNames()
+        self._names = LabelNames(self.splits["train"])
         self._delimiter = columns.delimiter
         self._split: Callable[[str], list] | None = None if self._delimiter is None else splitter(self._delimiter)
 
@@ -55,7 +55,8 @@ class Tables(Layout):
         found: dict[str, list[Path]] = {}
         for split in ("train", "test"):
             names = (f"{split}{ending}{packed}" for ending in KINDS for packed in ("", ".gz"))
-            files = (source / name for name in names if kind in (None, kind_of(Path(name))))
+            kinds = {name: kind_of(Path(name)) for name in names}
+            files = (source / name for name, known in kinds.items() if known and kind in (None, known))
             if file := next((file for file in files if file.is_file()), None):
                 found[split] = [file]
             elif parts := _parts(source, split) if kind in (None, "parquet") else []:
@@ -81,10 +82,9 @@ class Tables(Layout):
 
     def _look_ahead(self, split: str) -> None:
         """Lets the first rows decide about the delimiter. They are read on their own, and again afterwards."""
-        read = READERS[self._kinds[split]]
         found: list[str] = []
         characters = 0
-        with closing(read(self.splits[split], self._columns, ProgressMeter(None, []), Problems())) as cells:
+        with closing(self._cells(split, ProgressMeter(None, []), Problems())) as cells:
             for _, texts, labels, _ in islice(cells, _SAMPLE_ROWS):
                 characters += len(str(texts)) + len(str(labels))
                 if isinstance(labels, str) and labels.strip():

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
+from engine.data.sourcefiles import shown
 from engine.errors import DataError
 
 LONGEST_LINE = 64 * 2**20  # bytes
@@ -69,22 +70,29 @@ def _json(lines: Iterator[tuple[int, str]], name: str, column: str) -> Iterator[
 
 
 def _csv(lines: Iterator[tuple[int, str]], name: str, column: str) -> Iterator[str]:
-    at = [1]
+    at, size = 1, 0
 
     def tracked() -> Iterator[str]:
+        nonlocal at, size
         for number, line in lines:
-            at[0] = number
+            at, size = number, size + len(line)
+            if size > LONGEST_LINE:
+                raise csv.Error(f"a row of more than {LONGEST_LINE // 2**20} MiB")
             yield line
 
     reader = csv.DictReader(tracked(), strict=True)
+    limit = csv.field_size_limit(LONGEST_LINE)  # of the whole process: put back at the end
     try:
         if column not in (reader.fieldnames or ()):
-            found = ", ".join(reader.fieldnames or ()) or "nothing"
+            found = shown(reader.fieldnames or ())
             raise DataError(f"{name}:1: no column {column!r} among {found}; name it with --column")
         for row in reader:
-            yield _not_empty(row[column], name, at[0])
+            size = 0
+            yield _not_empty(row[column], name, at)
     except csv.Error as error:
-        raise DataError(f"{name}:{at[0]}: {str(error).split(' - ')[0]}; mend the line") from error
+        raise DataError(f"{name}:{at}: {str(error).split(' - ')[0]}; mend the line") from error
+    finally:
+        csv.field_size_limit(limit)
 
 
 def _not_empty(text: object, name: str, number: int) -> str:

@@ -12,12 +12,13 @@ from typing import Annotated, Any
 
 from fastapi import FastAPI, HTTPException, Path, Query, Request, Security
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
+from fastapi.responses import HTMLResponse, JSONResponse
 from fastapi.security import HTTPBearer
 from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, StringConstraints, Tag
 
 from engine.inference.predictor import Predictor
 from engine.serving.batcher import Batcher, TooBusy
+from engine.serving.docs_page import docs_page
 
 MOST_TEXTS = 256  # a request
 MOST_CHARACTERS = 20_000  # a text
@@ -109,7 +110,9 @@ def create_app(predictor: Predictor, needs_token: bool) -> FastAPI:
         await asyncio.to_thread(batcher.close)
 
     bearer = [Security(HTTPBearer(auto_error=False))] if needs_token else []
-    app = FastAPI(title="fanin", version="1", description="Labels of texts.", lifespan=lifespan, redoc_url=None)
+    app = FastAPI(
+        title="fanin", version="1", description="Labels of texts.", lifespan=lifespan, docs_url=None, redoc_url=None
+    )
     app.add_exception_handler(RequestValidationError, _invalid)
 
     @app.post("/predict", responses=_problems(400, 401, 408, 413, 422, 503), dependencies=bearer)
@@ -155,6 +158,10 @@ def create_app(predictor: Predictor, needs_token: bool) -> FastAPI:
     async def health() -> Health:
         """Answers as long as the server does; needs no token."""
         return Health(status="ok", waiting=batcher.waiting)
+
+    @app.get("/docs", include_in_schema=False)
+    async def docs() -> HTMLResponse:
+        return HTMLResponse(docs_page(app.openapi()))
 
     return app
 

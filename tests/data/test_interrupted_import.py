@@ -64,6 +64,32 @@ def test_a_dataset_whose_replacement_was_killed_comes_back(make_dataset, tmp_pat
     assert (dataset.path / "dataset.json").is_file()
 
 
+def half_made(folder: Path, name: str, age: float, *files: str) -> Path:
+    """What a process that is gone left, `age` seconds ago."""
+    made = folder / f"{name}.tmp-999999999-0123abcd"
+    made.mkdir()
+    for file in files:
+        (made / file).write_text("")
+    for written in [*made.iterdir(), made]:
+        os.utime(written, (time.time() - age,) * 2)
+    return made
+
+
+def test_forgotten_imports_of_other_names_are_swept_by_the_next_into_the_folder(tmp_path, make_dataset):
+    forgotten = half_made(tmp_path, "other", 4000, "train.parquet", "train_ids.npy", "import-problems.jsonl")
+    make_dataset([("a", [1])])
+    assert not forgotten.exists()
+
+
+def test_what_may_be_somebody_elses_is_not_swept(tmp_path, make_dataset):
+    fresh = half_made(tmp_path, "fresh", 100, "train.parquet")
+    foreign = half_made(tmp_path, "foreign", 4000, "train.parquet", "letter.txt")
+    link = tmp_path / "link.tmp-999999999-0123abcd"
+    link.symlink_to(foreign)
+    make_dataset([("a", [1])])
+    assert fresh.exists() and (foreign / "letter.txt").exists() and link.is_symlink()
+
+
 def test_other_folders_are_not_swept(tmp_path):
     for name in ("out.tmp", "out.tmp-1-x", "other.tmp-999999999-0123abcd", "out.tmp-999999999-0123abcd.bak"):
         (tmp_path / name).mkdir()

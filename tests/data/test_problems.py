@@ -38,6 +38,19 @@ def test_strictly_the_first_bad_row_is_refused(source, tmp_path):
     assert [entry.name for entry in tmp_path.iterdir()] == ["t.csv"]
 
 
+def test_the_report_does_not_grow_without_end(tmp_path, monkeypatch):
+    from engine.data import problems as module
+
+    monkeypatch.setattr(module, "MOST_LISTED", 3)
+    (tmp_path / "t.csv").write_text("text,labels\nfine,a\n" + "short\n" * 10 + " ,a\n")
+    problems = Problems()
+    dataset = import_dataset(tmp_path / "t.csv", tmp_path / "out", problems=problems, test_fraction=0)
+    assert problems.counts() == {"wrong number of cells": 10, "empty text": 1}
+    listed = [json.loads(line) for line in (dataset.path / REPORT).read_text().splitlines()]
+    assert [row["kind"] for row in listed] == ["wrong number of cells"] * 3 + ["empty text", "wrong number of cells"]
+    assert listed[-1]["not_listed"] == 7
+
+
 def test_without_problems_there_is_no_report(tmp_path):
     (tmp_path / "t.csv").write_text("text,labels\nfine,a\n")
     dataset = import_dataset(tmp_path / "t.csv", tmp_path / "out", test_fraction=0)
@@ -75,3 +88,14 @@ def test_an_open_quote_costs_the_rows_it_swallows_and_says_which(tmp_path):
     dataset = import_dataset(tmp_path / "t.csv", tmp_path / "out", problems=problems, test_fraction=0)
     assert list(dataset.train.texts()) == ["fine"]
     assert "t.csv:3: malformed row (unexpected end of data), which reaches to line 5" in problems.first()
+
+
+def test_a_row_of_endless_lines_is_left_out_alone(tmp_path, monkeypatch):
+    from engine.data import table_readers
+
+    monkeypatch.setattr(table_readers, "MAX_LINE_BYTES", 1000)
+    (tmp_path / "t.csv").write_text("text,labels\nfine,a\n" + '"\n",' * 400 + "\nlast,b\n")
+    problems = Problems()
+    dataset = import_dataset(tmp_path / "t.csv", tmp_path / "out", problems=problems, test_fraction=0)
+    assert next(dataset.train.texts()) == "fine"
+    assert problems.first().startswith(f"{tmp_path / 't.csv'}:3: malformed row (longer than")

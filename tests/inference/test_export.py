@@ -63,6 +63,21 @@ def test_the_card_says_what_the_model_is(trained, tmp_path):
     assert "120 labels" in card
 
 
+def test_the_hub_takes_the_folder(random_model, tmp_path):
+    from huggingface_hub import CommitOperationAdd, ModelCard
+
+    out = tmp_path / "out"
+    assert main(["export", str(random_model), "--output", str(out), "--no-onnx", "--name", 'a: "b" #c']) == 0
+    files = [file for file in out.rglob("*") if file.is_file()]
+    added = [CommitOperationAdd(file.relative_to(out).as_posix(), file) for file in files]
+    assert {operation.path_in_repo for operation in added} >= {"README.md", "classifier.safetensors", "model.json"}
+    assert not any(file.is_symlink() or file.name.startswith(".") for file in files)
+    card = ModelCard.load(out / "README.md")
+    assert ModelCard(str(card)).data.to_dict() == card.data.to_dict()
+    assert card.data.model_name == 'a: "b" #c'
+    assert [result.metric_type for result in card.data.eval_results] == ["precision_at_1"]
+
+
 def test_the_card_names_no_place_of_this_machine(trained, tiny_encoder, tiny_dataset, tmp_path):
     assert main(["export", str(trained), "--output", str(tmp_path / "out"), "--no-onnx"]) == 0
     card = (tmp_path / "out" / "README.md").read_text()

@@ -83,8 +83,9 @@ def watch(page, run):
     page.get_by_role("option", name=re.compile(run)).click()
 
 
-def shown(page, text):
-    page.locator("#run-head").get_by_text(text).first.wait_for()
+def shown(page, run, text):
+    """Of a run, at the top of what the page Train shows."""
+    page.locator("#run-head", has_text=f"-{run}").get_by_text(text).first.wait_for()
 
 
 def test_data_plan_training_questions(page, server, folder, tiny_encoder):
@@ -96,17 +97,17 @@ def test_data_plan_training_questions(page, server, folder, tiny_encoder):
     # A training, watched over a reload
     page.get_by_role("button", name="Start training").wait_for()
     assert field(page, "data.path").input_value().startswith("tiny")
-    fill_in(page, tiny_encoder, "first", **{"training.epochs": 4000})
+    fill_in(page, tiny_encoder, "first", **{"training.epochs": 40_000})
     page.get_by_text("120 labels: fan-in 8 of 32").wait_for()
     page.get_by_role("button", name="Start training").click()
-    shown(page, re.compile("step [1-9].* of "))
+    shown(page, "first", re.compile("step [1-9].* of "))
     (run,) = list_runs(folder / "runs")
     assert run.state == "training" and run.id.endswith("first")
     page.reload()
     open_page(page, "Train")
-    shown(page, run.id)
-    shown(page, re.compile("step .* left"))
-    page.locator("#pages .chart").first.wait_for()
+    shown(page, "first", run.id)
+    shown(page, "first", re.compile("step .* left"))
+    page.get_by_role("img", name="Texts a second").wait_for()
     # The interface ends and comes back; the training does not notice
     stop(server[0])
     time.sleep(0.5)
@@ -116,25 +117,25 @@ def test_data_plan_training_questions(page, server, folder, tiny_encoder):
     )
     page.goto(server[1])
     open_page(page, "Train")
-    shown(page, re.compile("step .* left"))
+    shown(page, "first", re.compile("step .* left"))
     # A second training waits for its turn
     fill_in(page, tiny_encoder, "second", **{"classifier.fan_in": 16})
     page.get_by_role("button", name="Start training").click()
-    shown(page, re.compile("Waiting for .*first to finish"))
+    shown(page, "second", re.compile("Waiting for .*first to finish"))
     # Stop and save, then go on; the second takes its turn meanwhile
     watch(page, "first")
     page.get_by_role("button", name="Stop and save").click()
-    shown(page, re.compile("Stopped at step .* and saved"))
+    shown(page, "first", re.compile("Stopped at step .* and saved"))
     stopped = next(run for run in list_runs(folder / "runs") if run.id.endswith("first"))
     watch(page, "second")
-    shown(page, "completed")
+    shown(page, "second", "completed")
     watch(page, "first")
     page.get_by_role("button", name="Resume").click()
-    shown(page, re.compile("step .* left"))
+    shown(page, "first", re.compile("step .* left"))
     resumed = next(run for run in list_runs(folder / "runs") if run.id.endswith("first"))
     assert resumed.step >= stopped.step > 0
     page.get_by_role("button", name="Stop and save").click()
-    shown(page, re.compile("Stopped at step .* and saved"))
+    shown(page, "first", re.compile("Stopped at step .* and saved"))
     # Questions
     open_page(page, "Predict")
     choose(page, "Model of the run", re.compile("second"))
@@ -163,13 +164,13 @@ def test_data_plan_training_questions(page, server, folder, tiny_encoder):
 
 def test_a_killed_training_is_failed_with_its_last_words(page, folder, tiny_encoder):
     open_page(page, "Train")
-    fill_in(page, tiny_encoder, "killed", **{"training.epochs": 4000})
+    fill_in(page, tiny_encoder, "killed", **{"training.epochs": 40_000})
     page.get_by_role("button", name="Start training").click()
-    shown(page, re.compile("step [1-9].* of "))
+    shown(page, "killed", re.compile("step [1-9].* of "))
     run = next(run for run in list_runs(folder / "runs") if run.id.endswith("killed"))
     os.kill(json.loads((run.path / "status.json").read_text())["pid"], signal.SIGKILL)
-    page.locator("#run-head").get_by_text("failed").first.wait_for(timeout=10_000)
-    shown(page, "The process ended while training, without a word")
+    page.locator("#run-head", has_text="-killed").get_by_text("failed").first.wait_for(timeout=10_000)
+    shown(page, "killed", "The process ended while training, without a word")
     page.get_by_text("Last words of the process").wait_for()
     assert page.get_by_role("button", name="Resume").is_visible()
 
@@ -236,7 +237,7 @@ def test_the_keyboard_alone_starts_a_training(page, folder, tiny_encoder):
         page.keyboard.type(str(value))
     reach(page, "Start training")
     page.keyboard.press("Enter")
-    shown(page, re.compile("by-hand"))
+    shown(page, "by-hand", re.compile("by-hand"))
 
 
 def reach(page, *names):

@@ -85,7 +85,7 @@ def whole_way(source: Path, encoder: Path, work: Path, trainable: str) -> list[s
     for setting in ("data.max_tokens=32", f"encoder.trainable={trainable}", "evaluation.baselines=false"):
         flags += ["--set", setting]
     step("train", *engine, "train", "--data", str(data), *flags)
-    (trained,) = (work / "runs").iterdir()
+    (trained,) = (work / "runs").glob("2*")
     metrics = json.loads(step("evaluate", *engine, "evaluate", str(trained), "--json"))
     step("export", *engine, "export", str(trained), "--output", str(work / "exported"))
 

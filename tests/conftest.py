@@ -1,14 +1,17 @@
-"""A tiny encoder made from a configuration, a tiny corpus, and a home directory that is not the user's."""
+"""A tiny encoder made from a configuration, a tiny corpus, a home directory that is not the user's, and a browser."""
 
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
 
 from random_model import make_bundle
 from tiny import make_encoder, make_rows, write_dataset
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 
 os.environ["OMP_NUM_THREADS"] = "1"  # tiny matrices: more threads only wait for each other
 os.environ["HF_HUB_OFFLINE"] = "1"  # before huggingface_hub is imported: no test may reach the network
@@ -20,6 +23,7 @@ def _own_home(tmp_path_factory, monkeypatch):
     home = tmp_path_factory.mktemp("home")
     monkeypatch.setenv("HOME", str(home))
     monkeypatch.setenv("HF_HOME", str(home / "hf"))
+    monkeypatch.setenv("COLUMNS", "110")  # of the terminal, whatever it is
     monkeypatch.chdir(home)
 
 
@@ -63,3 +67,24 @@ def tiny_flags(tiny_encoder, tiny_dataset) -> list[str]:
     }  # fmt: skip
     sets = [part for key, value in settings.items() for part in ("--set", f"{key}={value}")]
     return ["--profile", "cpu", "--data", str(tiny_dataset), "--encoder", str(tiny_encoder), "--epochs", "4", *sets]
+
+
+@pytest.fixture(scope="session")
+def browser():
+    """Chromium without a window. Where CI lacks one, the tests fail; elsewhere they are skipped."""
+    found = next(filter(None, map(shutil.which, BROWSERS)), None)
+    missing = "no Chromium or Chrome on this machine" if found is None else ""
+    try:
+        from playwright.sync_api import sync_playwright
+    except ImportError:
+        missing = "playwright is not installed"
+    if missing:
+        if os.environ.get("CI") == "true":
+            pytest.fail(missing)
+        pytest.skip(missing)
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=found, args=["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+        )
+        yield browser
+        browser.close()

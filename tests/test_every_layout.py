@@ -125,7 +125,7 @@ def exported(tmp_path_factory, tiny_encoder):
             assert main(["data", "inspect", str(data), "--output", str(root / "look")]) == 0
             flags = ["--profile", "cpu", "--encoder", str(tiny_encoder), "--epochs", "1", *sets]
             assert main(["train", "--data", str(data), "--output", str(runs), *flags]) == 0
-            (run,) = runs.iterdir()
+            (run,) = runs.glob("2*")
             copy = tmp_path_factory.mktemp("elsewhere") / layout
             assert main(["export", str(run), "--output", str(copy), "--no-onnx"]) == 0
             made[layout] = (run, copy, data)

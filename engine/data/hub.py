@@ -55,7 +55,7 @@ class HubTables(Tables):
         named = _names_of(table, self._columns.labels)
         done = 0
         try:
-            for batch in table.with_format("arrow").iter(_BATCH_ROWS):
+            for batch in _batches(table):
                 for line, texts, labels, uid in cells_of_batch(
                     batch, self._columns, header, done, self.splits[split], problems
                 ):
@@ -106,6 +106,12 @@ def _load_named(source: Path) -> dict[str, Any]:
             f"{source}: not readable as a dataset of a hub ({reason(error)}); give the path of a folder or a name such"
             " as organisation/name, with :subset behind it where there are several"
         ) from None
+
+
+def _batches(table: Any) -> Iterator[Any]:
+    """Arrow record batches of a dataset of that library."""
+    for batch in table.with_format("arrow").iter(_BATCH_ROWS):
+        yield from batch.to_batches()
 
 
 def _names_of(table: Any, column: str) -> Callable[[Any], Any]:

@@ -13,6 +13,8 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from engine.data.problems import Problems
 from engine.data.sourcefiles import MAX_LINE_BYTES, ProgressMeter, read_lines, read_objects, shown
 from engine.errors import DataError, reason
@@ -153,8 +155,13 @@ def read_parquet(file: Path, columns: TableColumns, meter: ProgressMeter, proble
     import pyarrow.parquet as pq
 
     try:
-        with pq.ParquetFile(file, pre_buffer=False, buffer_size=1 << 20) as table:
+        with pq.ParquetFile(file) as table:
             header = table.schema_arrow.names
+            texts = [
+                c.path for c in map(table.schema.column, range(len(table.schema))) if c.physical_type == "BYTE_ARRAY"
+            ]
+        # A text that a file holds once and names in many rows stays one text in memory.
+        with pq.ParquetFile(file, pre_buffer=False, buffer_size=1 << 20, read_dictionary=texts) as table:
             if what := columns.missing(header):
                 raise DataError(f"{file}: {what}")
             used = list(dict.fromkeys(columns.used(header)))
@@ -178,16 +185,47 @@ def _rows_at_once(metadata: Any) -> int:
 def cells_of_batch(
     batch: Any, columns: TableColumns, header: list[str], done: int, place: Path, problems: Problems
 ) -> Iterator[Cells]:
-    """The rows of an Arrow table or record batch. done: rows before it.  place: what a message names."""
+    """The rows of an Arrow record batch. done: rows before it.  place: what a message names."""
     used = columns.used(header)
-    cells = {name: _values(batch.column(name)) for name in set(used)}
+    arrays = {name: batch.column(name) for name in set(used)}
+    bounds = sum(_most_bytes(array) for array in arrays.values())
+    # Together they are converted faster; a few bytes can stand for many texts, though.
+    cells = {name: _values(array) for name, array in arrays.items()} if bounds.sum() <= 4 * _BATCH_BYTES else None
     for i in range(len(batch)):
-        values = [cells[name][i] for name in used]
+        where = f"{place}:{done + i + 1}"
+        if bounds[i] > MAX_LINE_BYTES:
+            problems.add("row too long", where, f"over {MAX_LINE_BYTES >> 20} MiB in one row")
+            continue
+        values = [cells[name][i] if cells else _value(arrays[name][i]) for name in used]
         if any(isinstance(value, UnicodeDecodeError) for value in values):
-            problems.add("not UTF-8", f"{place}:{done + i + 1}", "a text of the row is not UTF-8")
+            problems.add("not UTF-8", where, "a text of the row is not UTF-8")
             continue
         uid = values[len(columns.text) + 1] if columns.uid in header else None
         yield done + i + 1, tuple(values[: len(columns.text)]), values[len(columns.text)], uid
+
+
+def _most_bytes(array: Any) -> np.ndarray:
+    """float64 [rows]: an upper bound of the bytes of text in each row of a column, 0 for what is no text."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    kind = array.type
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        longest = max(_most_bytes(array.values), default=0.0)
+        return _numbers(pc.list_value_length(array)) * longest
+    if pa.types.is_dictionary(kind):
+        lengths = np.append(_most_bytes(array.dictionary), 0.0)
+        return lengths[_numbers(array.indices, missing=-1).astype(np.int64)]
+    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
+        return _numbers(pc.binary_length(array))
+    return np.zeros(len(array))
+
+
+def _numbers(array: Any, missing: int = 0) -> np.ndarray:
+    """float64 [rows] of an Arrow array of whole numbers."""
+    import pyarrow.compute as pc
+
+    return pc.fill_null(array, missing).to_numpy(zero_copy_only=False).astype(np.float64)
 
 
 def _values(column: Any) -> list:

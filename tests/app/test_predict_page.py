@@ -172,7 +172,7 @@ def test_on_a_phone_nothing_is_wider_than_the_screen(browser, address):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("a.csv", "id,words\n1,one\n", "a.csv:1: no column 'text' among id, words; choose another column"),
+        ("a.csv", "id,words\n1,one\n", "a.csv:1: no column 'text' among 'id', 'words'; choose another column"),
         ("a.txt", "\n", "a.txt:1: empty text"),
         ("a.txt", "", "a.txt has no texts"),
         ("a.jsonl", "{\n", "a.jsonl:1: not JSON"),

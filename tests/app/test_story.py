@@ -28,8 +28,12 @@ def server(folder):
     process, address = serve(
         folder / "runs", "--datasets", str(folder / "datasets"), cwd=folder, OMP_NUM_THREADS="1", HF_HUB_OFFLINE="1"
     )
-    yield [process, address]
-    stop(process)
+    now = [process, address]
+    yield now
+    stop(now[0])
+    for run in list_runs(folder / "runs"):  # trainings outlive the interface, also that of a test that failed
+        if run.active:
+            os.kill(json.loads((run.path / "status.json").read_text())["pid"], signal.SIGKILL)
 
 
 @pytest.fixture

@@ -197,3 +197,20 @@ def test_a_split_in_parts_is_read_in_order(tmp_path, folder):
     assert list(dataset.train.uids()) == ["0", "1", "2"]
     assert "train-00001-of-00002.parquet:2: empty text" in problems.first()
     assert len(dataset.meta["sources"]) == 3
+
+
+def test_rows_of_parquet_that_stand_for_too_much_are_left_out(tmp_path):
+    """A text that a file holds once and names in many places takes a few bytes of it."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    names = pa.DictionaryArray.from_arrays(pa.array([0] * 64 + [1], pa.int32()), pa.array(["y" * (1 << 20), "short"]))
+    labels = pa.ListArray.from_arrays(pa.array([0, 64, 65, 65], pa.int32()), names)
+    texts = pa.DictionaryArray.from_arrays(pa.array([0, 0, 1], pa.int32()), pa.array(["fine", "x" * (17 << 20)]))
+    pq.write_table(
+        pa.table({"text": texts, "labels": labels}), tmp_path / "t.parquet", dictionary_pagesize_limit=64 << 20
+    )
+    problems = Problems()
+    dataset = import_dataset(tmp_path / "t.parquet", tmp_path / "out", test_fraction=0, problems=problems)
+    assert problems.counts() == {"row too long": 2}
+    assert list(dataset.train.texts()) == ["fine"]

@@ -153,7 +153,7 @@ def test_training_and_evaluate_apply_and_report_the_filter(filtered, tiny_flags,
     flags = [*tiny_flags, "--data", str(filtered), "--epochs", "6", "--set", "evaluation.baselines=true"]
     assert main(["train", *flags, "--output", str(tmp_path)]) == 0
     assert f"reciprocal filter: {TEST_PAIRS} pairs taken out of the predictions" in capsys.readouterr().out
-    (run,) = tmp_path.iterdir()
+    (run,) = tmp_path.glob("2*")
     result = json.loads((run / "result.json").read_text())
     assert result["metrics"]["filtered_pairs"] == TEST_PAIRS
     assert json.loads((run / "model" / "metrics.json").read_text())["filtered_pairs"] > 0, "on validation"

@@ -27,22 +27,14 @@ def test_the_page_needs_nothing_from_elsewhere(port):
         assert words in page
 
 
-def test_a_browser_shows_the_page(port, tmp_path):
-    api = pytest.importorskip("playwright.sync_api")
-    import shutil
-
-    chromium = shutil.which("chromium")
-    if chromium is None:
-        pytest.skip("needs chromium")
-    with api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-        page, asked = browser.new_page(), []
-        page.on("request", lambda request: asked.append(request.url))
-        page.goto(f"http://127.0.0.1:{port}/docs")
-        assert page.locator("h2").first.inner_text() == "POST /predict"
-        page.locator("summary").first.click()
-        assert page.locator("details pre").first.is_visible()
-        browser.close()
+def test_a_browser_shows_the_page(port, browser):
+    page, asked = browser.new_page(), []
+    page.on("request", lambda request: asked.append(request.url))
+    page.goto(f"http://127.0.0.1:{port}/docs")
+    assert page.locator("h2").first.inner_text() == "POST /predict"
+    page.locator("summary").first.click()
+    assert page.locator("details pre").first.is_visible()
+    page.close()
     assert {url.partition("?")[0] for url in asked} <= {f"http://127.0.0.1:{port}/{p}" for p in ("docs", "favicon.ico")}
 
 

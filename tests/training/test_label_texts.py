@@ -118,7 +118,7 @@ def test_the_same_seed_gives_the_same_bits_also_after_a_stop(with_texts, tiny_fl
     monkeypatch.setattr("engine.training.reporter.STOP_FILE_SECONDS", 0.0)
     monkeypatch.setattr(Trainer, "_log", stop_once)
     assert main(["train", *flags, "--output", str(tmp_path / "stopped")]) == 75
-    (run,) = (tmp_path / "stopped").iterdir()
+    (run,) = (tmp_path / "stopped").glob("2*")
     status = json.loads((run / "status.json").read_text())
     assert 0 < status["step"] < status["total"]
     assert main(["train", "--resume", str(run)]) == 0

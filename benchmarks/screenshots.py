@@ -78,8 +78,8 @@ def wait_for(address: str) -> None:
 def open_page(page, name: str) -> None:
     """By its tab, or on a narrow screen by the menu of those that found no place."""
     page.evaluate("window.scrollTo(0, 0)")
+    page.get_by_role("tab").first.wait_for()
     tab = page.get_by_role("tab", name=name, exact=True).first
-    tab.wait_for(state="attached")
     if not tab.is_visible():
         page.locator(".overflow-menu > button").first.click()
         page.locator(".overflow-dropdown button", has_text=name).click()
@@ -99,9 +99,9 @@ def data(page, options) -> None:
 
 def plan(page, options) -> None:
     choose(page, "Dataset", "number of labels")
-    page.get_by_label("Number of labels").fill("2812281")
+    page.get_by_role("spinbutton", name="Number of labels").fill("2812281")
     choose(page, "Plan for", "^8 ?GB")
-    choose(page, "Encoder", "bert-base-uncased")
+    choose(page, "Encoder", "bert-base-uncased$")
     page.get_by_text("Why", exact=True).wait_for()
 
 

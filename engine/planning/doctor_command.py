@@ -104,7 +104,7 @@ def rows(report: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
         yield "ok" if source else "!!", "encoder", f"{encoder['name']}, {source or 'not found'}"
     if test := report["self_test"]:
         kernels = test["kernels"].partition(" (")[0]
-        text = f"{test['labels_per_second'] / 1e6:,.1f} million labels/s: a step of {test['labels']:,} labels"
+        text = f"{test['labels_per_second'] / 1e6:.2g} million labels/s: a step of {test['labels']:,} labels"
         text += f" (fan-in {test['fan_in']}, {test['dtype']}, {test['batch']} texts) takes {test['ms']:,.1f} ms"
         yield "ok", "self-test", f"{text}; {kernels}"
     else:

@@ -6,6 +6,7 @@ Reachable from other machines only with a password: see --host and --auth.
 from __future__ import annotations
 
 import argparse
+import os
 import socket
 import sys
 from pathlib import Path
@@ -13,13 +14,16 @@ from pathlib import Path
 from engine.errors import ConfigError, EngineError, EnvironmentProblem
 from engine.network import is_loopback
 
+AUTH_VARIABLE = "FANIN_AUTH"
+
 
 def main(arguments: list[str] | None = None) -> int:
     """Serves until Ctrl+C and returns the exit code of the command."""
     options = _parser().parse_args(arguments)
     try:
         loopback = is_loopback(options.host)
-        if not loopback and options.auth is None:
+        auth = read_auth(options.auth)
+        if not loopback and auth is None:
             raise ConfigError(
                 f"--host {options.host} lets other machines in, which needs a password: add --auth FILE, "
                 "or leave --host out and reach 127.0.0.1 through an SSH tunnel"
@@ -27,7 +31,6 @@ def main(arguments: list[str] | None = None) -> int:
         for flag, folder in (("runs", options.runs), ("datasets", options.datasets)):
             if folder.exists() and not folder.is_dir():
                 raise ConfigError(f"--{flag} {folder} is not a folder: name the one that holds the {flag}")
-        auth = read_auth(options.auth) if options.auth else None
         check_free(options.host, options.port)
         from app.interface import serve
         from app.workspace import Workspace
@@ -62,7 +65,12 @@ def _parser() -> argparse.ArgumentParser:
         metavar="DIR",
         help="folder of the datasets (default %(default)s)",
     )
-    parser.add_argument("--auth", type=Path, metavar="FILE", help="file with one line, user:password, to ask for")
+    parser.add_argument(
+        "--auth",
+        type=Path,
+        metavar="FILE",
+        help=f"file with one line, user:password, to ask for (or the environment variable {AUTH_VARIABLE})",
+    )
     return parser
 
 
@@ -88,16 +96,28 @@ def check_free(host: str, port: int) -> None:
         ) from None
 
 
-def read_auth(path: Path) -> tuple[str, str]:
-    """User and password from the one line `user:password`. Raises ConfigError, which never shows what it read."""
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
-        raise ConfigError(f"--auth {path} cannot be read ({reason}): name a text file") from None
+def read_auth(path: Path | None) -> tuple[str, str] | None:
+    """User and password from the one line `user:password` of a file, or without one from the environment; None where
+    neither says any. Raises ConfigError, which never shows what it read.
+    """
+    if path is None:
+        place, text = (
+            f"the environment variable {AUTH_VARIABLE}",
+            os.environ.pop(AUTH_VARIABLE, None),
+        )  # nor do child processes see it
+        if text is None:
+            return None
+    else:
+        place = f"--auth {path}"
+        try:
+            text = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
+            raise ConfigError(f"{place} cannot be read ({reason}): name a text file") from None
+    lines = text.splitlines()
     user, _, password = lines[0].partition(":") if len(lines) == 1 else ("", "", "")
     if not user or not password:
-        raise ConfigError(f"--auth {path} must hold exactly one line, user:password")
+        raise ConfigError(f"{place} must hold exactly one line, user:password")
     return user, password
 
 

@@ -88,6 +88,22 @@ def test_a_bad_password_file_is_refused_and_not_shown(tmp_path, text):
     assert "secret" not in result.stderr
 
 
+def test_a_bad_password_of_the_environment_is_refused_and_not_shown(monkeypatch):
+    monkeypatch.setenv("FANIN_AUTH", "secret")
+    result = app()
+    assert result.returncode == 2
+    assert result.stderr == (
+        "python -m app: error: the environment variable FANIN_AUTH must hold exactly one line, user:password\n"
+    )
+
+
+def test_a_password_of_the_environment_is_asked_for(tmp_path):
+    process, address = serve(tmp_path / "runs", FANIN_AUTH="me:hunter2")
+    assert get(address + "config")[0] == 401
+    stop(process)
+    assert "hunter2" not in process.stdout.read()
+
+
 @pytest.mark.parametrize(
     "options",
     [["--auth", "/nonexistent"], ["--runs", __file__], ["--port", "0"], ["--port", "70000"], ["--port", "x"], ["--x"]],

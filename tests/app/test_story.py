@@ -244,6 +244,20 @@ def test_the_keyboard_alone_starts_a_training(page, folder, tiny_encoder):
     shown(page, "by-hand", re.compile("by-hand"))
 
 
+def test_the_keyboard_alone_asks_a_model(page):
+    page.get_by_role("tab", name="Predict").first.focus()
+    page.keyboard.press("Enter")
+    box = page.get_by_label("Text to label")
+    box.wait_for()
+    page.wait_for_function("[...document.querySelectorAll('input')].some(field => field.value.includes('(completed'))")
+    for _ in range(20):
+        page.keyboard.press("Tab")
+        if box.evaluate("field => field === document.activeElement"):
+            break
+    page.keyboard.type("the quick file open")
+    page.locator("#answer").get_by_text("label-").first.wait_for()
+
+
 def reach(page, *names):
     """Moves on with Tab until a button of one of these names is in focus."""
     for _ in range(120):

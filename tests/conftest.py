@@ -11,8 +11,10 @@ import pytest
 from random_model import make_bundle
 from tiny import make_encoder, make_rows, write_dataset
 
+BROWSER_PATIENCE = 40_000  # ms: a busy machine is slow, not wrong
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 
+os.environ["COLUMNS"] = "110"  # of the terminal, whatever it is
 os.environ["OMP_NUM_THREADS"] = "1"  # tiny matrices: more threads only wait for each other
 os.environ["HF_HUB_OFFLINE"] = "1"  # before huggingface_hub is imported: no test may reach the network
 
@@ -23,7 +25,6 @@ def _own_home(tmp_path_factory, monkeypatch):
     home = tmp_path_factory.mktemp("home")
     monkeypatch.setenv("HOME", str(home))
     monkeypatch.setenv("HF_HOME", str(home / "hf"))
-    monkeypatch.setenv("COLUMNS", "110")  # of the terminal, whatever it is
     monkeypatch.chdir(home)
 
 
@@ -86,5 +87,13 @@ def browser():
         browser = playwright.chromium.launch(
             executable_path=found, args=["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
         )
+        make = browser.new_page
+
+        def new_page(**settings):
+            page = make(**settings)
+            page.set_default_timeout(BROWSER_PATIENCE)
+            return page
+
+        browser.new_page = new_page
         yield browser
         browser.close()

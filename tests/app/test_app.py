@@ -201,7 +201,7 @@ def page(browser, address):
 
 def wait_for(place, text):
     """The table also holds invisible copies of its cells, to measure them."""
-    place.get_by_text(text).filter(visible=True).first.wait_for(timeout=15_000)
+    place.get_by_text(text).filter(visible=True).first.wait_for()
 
 
 def open_page(page, name):

@@ -19,7 +19,6 @@ from engine.data.table_readers import TableColumns
 from engine.errors import ConfigError, DataError
 from engine.runs import RunDirectory
 
-WAIT = 20_000  # ms
 ROWS = ["title;body;tags"] + [f"Text {i};{i} more words;x|label {i % 7}" for i in range(60)]
 
 
@@ -224,7 +223,6 @@ def address(place):
 @pytest.fixture
 def page(browser, address):
     page = browser.new_page(viewport={"width": 1280, "height": 800})
-    page.set_default_timeout(WAIT)
     errors = []
     page.on("pageerror", lambda error: errors.append(error))
     page.goto(address)

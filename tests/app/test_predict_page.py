@@ -141,7 +141,7 @@ def test_a_file_is_labelled_whatever_happens_to_the_page_and_its_labels_are_down
     page.locator("#batch .chip").wait_for()
     page.reload()
     page.get_by_role("tab", name="Predict").click()
-    page.locator("#batch .chip.done").wait_for(timeout=60_000)
+    page.locator("#batch .chip.done").wait_for()
     button = page.get_by_role("link", name="Download the labels").or_(
         page.get_by_role("button", name="Download the labels")
     )

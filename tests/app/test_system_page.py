@@ -70,7 +70,6 @@ def address(place):
 
 def test_the_machine_is_shown_and_looked_at_again(browser, address, place):
     page = browser.new_page(viewport={"width": 1280, "height": 800})
-    page.set_default_timeout(60_000)
     page.goto(address)
     page.get_by_role("tab", name="System").click()
     table = page.locator("#doctor table")

@@ -97,7 +97,7 @@ def test_what_a_power_failure_left_is_done_again(random_model, texts, complete, 
 
 def test_ctrl_c_keeps_what_is_done(random_model, texts, tmp_path):
     many = tmp_path / "many.txt"
-    many.write_text(texts.read_text() * 8)
+    many.write_text(texts.read_text() * 60)
     output = tmp_path / "out.jsonl"
     process = subprocess.Popen(
         [sys.executable, "-m", "engine", *arguments(random_model, many, output)],

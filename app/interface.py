@@ -28,6 +28,9 @@ from engine.runs import RunSummary
 REFRESH_SECONDS = 2.0
 QUEUE_SECONDS = 0.02
 PAGES = ("data", "plan", "train", "runs", "predict", "system")
+# The page that was open before a reload. It is read before the first page opens.
+HEAD = "<script>const pageBefore = sessionStorage.getItem('page') || 'data'</script>"
+AGAIN = "() => ({__type__: 'update', selected: pageBefore})"
 TITLE = "<h1>fanin</h1><p>Text classifiers with very many labels, trained on your own card.</p>"
 
 
@@ -47,6 +50,7 @@ def build(workspace: Workspace) -> gr.Blocks:
                     tab.select(None, None, [*timers.values()], js=_only(name), **QUIET)
                     shared.ticks = [interface.load, tab.select, timers[name].tick]
                     pages[name] = import_module(f"app.pages.{name}").build(shared)
+        interface.load(None, None, shared.tabs, js=AGAIN, **QUIET)
         said = gr.State()
         gr.on([interface.load, always.tick], lambda before: _now(shared, before), [said], [head, said], **TICK)
         for page in pages.values():
@@ -65,10 +69,11 @@ def header(active: RunSummary | None) -> str:
 
 
 def _only(opened: str) -> str:
-    """JavaScript that starts the timer of one page and stops the others. In the browser, since answers of a server may
-    arrive in another order than two pages were opened in.
+    """JavaScript that starts the timer of one page and stops the others, and remembers the page. In the browser, since
+    answers of a server may arrive in another order than two pages were opened in.
     """
-    return f"() => {json.dumps([{'__type__': 'update', 'active': name == opened} for name in PAGES])}"
+    timers = [{"__type__": "update", "active": name == opened} for name in PAGES]
+    return f"() => {{ sessionStorage.setItem('page', '{opened}'); return {json.dumps(timers)} }}"
 
 
 def _now(shared: Shared, before: str | None) -> tuple[Any, Any]:
@@ -104,6 +109,7 @@ def serve(workspace: Workspace, host: str, port: int, auth: tuple[str, str] | No
         app_kwargs={"middleware": [Middleware(TrustedHostMiddleware, allowed_hosts=names, www_redirect=False)]},
         footer_links=[],
         theme=theme(),
+        head=HEAD,
         css_paths=[Path(__file__).parent / "style.css"],
         prevent_thread_lock=True,
         quiet=True,

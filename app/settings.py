@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import typing
 from dataclasses import dataclass
 from typing import Any
@@ -97,6 +98,11 @@ def problem(profile: str, key: str, text: str) -> str:
     return ""
 
 
+def in_words(text: str) -> str:
+    """A sentence of the engine with the titles of settings for their keys; `key=value`, to be typed, stays."""
+    return _KEY.sub(lambda found: f"“{_title(found[0])}”", text)
+
+
 def configuration(
     profile: str, given: dict[str, str], always: dict[str, Any]
 ) -> tuple[RunConfig, dict[str, str], dict[str, str]]:
@@ -124,6 +130,9 @@ def command(profile: str, given: dict[str, str], always: dict[str, Any]) -> str:
 
 def _title(key: str) -> str:
     return TITLES.get(key) or key.partition(".")[2].replace("_", " ").capitalize()
+
+
+_KEY = re.compile(rf"(?<![\w./])(?:{'|'.join(map(re.escape, KEYS))})(?![\w=])")
 
 
 def _options(key: str) -> tuple[str, ...]:

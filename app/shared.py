@@ -36,6 +36,13 @@ class Shared:
     choices: dict[str, Any] = field(default_factory=dict)
 
 
+def offer(choices: list, chosen: Any, value: Any) -> Any:
+    """The update of a dropdown that offers other choices. What is chosen there now is only set where `value` differs:
+    the person may have chosen again meanwhile.
+    """
+    return gr.update(choices=choices) if value == chosen else gr.update(choices=choices, value=value)
+
+
 def go(page: str) -> gr.Tabs:
     """The update of `Shared.tabs` that opens the page of that id."""
     return gr.Tabs(selected=page)

@@ -13,7 +13,7 @@ from app.html import note
 from app.imports import Imports
 from app.inspections import Inspections, Look
 from app.removal import check_removable, remove_dataset
-from app.shared import QUIET, TICK, Shared, go
+from app.shared import QUIET, TICK, Shared, go, offer
 from engine.data.builtin import BUILT_IN
 from engine.errors import EngineError
 
@@ -88,7 +88,9 @@ class DataPage:
         self.yes.click(self._delete, [self.dataset], [self.confirm, self.problem], **QUIET)
 
     def connect(self) -> None:
-        """Lets the buttons lead to the pages that work with the dataset."""
+        """Lets the buttons lead to the pages that work with the dataset, which is chosen there at once."""
+        others = [self.shared.choices[page] for page in ("plan", "train") if page in self.shared.choices]
+        self.dataset.change(self._tell, [self.dataset], others, **QUIET)
         for page, button in (("plan", self.plan), ("train", self.train)):
             outputs = [self.shared.tabs, *filter(None, [self.shared.choices.get(page)])]
             button.click(partial(_leave, page, len(outputs)), [self.dataset], outputs, **QUIET)
@@ -125,13 +127,17 @@ class DataPage:
                         value = job.details["dataset"]
                         updates |= self.bring.cleared if value not in BUILT_IN else {}
         if now["choices"] != before.get("choices") or value != chosen:
-            updates[self.dataset] = gr.update(choices=now["choices"], value=value)
+            updates[self.dataset] = offer(now["choices"], chosen, value)
         now["shown"] = before.get("shown")
         if not before or now["shown"][:2] != (value, self.inspections.stamp(value)) or now["shown"][2] == "running":
             updates |= self._show(value, now, leaf if value == chosen else 0)
         if now == seen and not updates:
             return gr.skip()
         return updates | {self.seen: now}
+
+    def _tell(self, id: str | None) -> list[Any]:
+        """What other pages are told of a dataset that is there."""
+        return [id if id and self.inspections.stamp(id) else gr.skip()] * 2
 
     def _first(self, ids: list[str]) -> str:
         """What is shown when nothing is chosen: a dataset that is there, best one's own."""

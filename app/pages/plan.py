@@ -8,7 +8,7 @@ import gradio as gr
 
 from app import plan_view
 from app.html import note, size
-from app.shared import QUIET, TICK, Shared, go
+from app.shared import QUIET, TICK, Shared, go, offer
 from app.snippets import COPY, snippets
 from app.wishes import CPU, CUSTOM, HERE, Wishes
 from app.words import glossary
@@ -118,7 +118,7 @@ class Page:
         if before == now:
             return gr.skip(), gr.skip()
         known = [id for _, id in found]
-        return gr.update(choices=found, value=chosen if chosen in known else NO_DATA), now
+        return offer(found, chosen, chosen if chosen in known else NO_DATA), now
 
     def follow(self, card: str) -> tuple[Any, Any]:
         """What the profile of the card sets otherwise: a CPU leaves the encoder as it is, and reads less."""

@@ -11,7 +11,7 @@ from app import answers
 from app.batch_panel import BatchPanel
 from app.html import note
 from app.models import Models, choices
-from app.shared import QUIET, TICK, Shared
+from app.shared import QUIET, TICK, Shared, offer
 from app.snippets import COPY
 from engine.errors import EngineError
 
@@ -86,7 +86,7 @@ class Page:
         ids = [id for _, id in found]
         value = chosen if chosen in ids else next(iter(ids), None)
         message = NO_MODEL if not found else gr.skip() if before else HINT
-        return gr.update(choices=found, value=value), found, message
+        return offer(found, chosen, value), found, message
 
     def show(
         self, run: str | None, text: str | None, k: float, threshold: float, request: gr.Request

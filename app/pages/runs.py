@@ -14,7 +14,7 @@ from app import launch, live
 from app.comparison import compare, listing
 from app.html import escape, facts, note, percent, size, table
 from app.settings import shown
-from app.shared import QUIET, TICK, Shared, go
+from app.shared import QUIET, TICK, Shared, go, offer
 from engine.errors import ConfigError, EngineError
 from engine.runs import RunSummary, delete_run
 
@@ -96,9 +96,7 @@ class RunsPage:
         page = listing(runs, [live.read(run, "result.json") for run in runs])
         ids = [run.id for run in runs]
         kept = [id for id in chosen or [] if id in ids]
-        same = kept == (chosen or [])
-        offered = gr.update(choices=ids) if same else gr.update(choices=ids, value=kept)
-        return page if runs else none_yet(self.shared.workspace.runs), offered, news
+        return page if runs else none_yet(self.shared.workspace.runs), offer(ids, chosen or [], kept), news
 
     def _pick(self, chosen: list[str] | None, event: gr.EventData) -> list[str]:
         """A name in the table was clicked: one more run, or one less."""

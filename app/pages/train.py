@@ -17,11 +17,12 @@ from app.settings import (
     command,
     configuration,
     defaults,
+    in_words,
     problem,
     profile_choices,
     settings,
 )
-from app.shared import QUIET, TICK, Shared
+from app.shared import QUIET, TICK, Shared, offer
 from engine.config import KEYS
 from engine.errors import ConfigError, EngineError
 
@@ -112,7 +113,7 @@ class TrainPage:
         fields = list(self.fields.values())
         form = [self.data, self.profile, self.name, *fields]
         view = [self.head, self.stop, self.resume, self.numbers, self.curves, self.words]
-        self.seen, self.offered = gr.State(), gr.State()
+        self.seen, self.offered, self.marked = gr.State(), gr.State(), gr.State({})
         gr.on(
             self.shared.ticks,
             lambda offered, run, data, seen: (*self._offer(offered, run, data), *self._look(run, seen)),
@@ -122,16 +123,13 @@ class TrainPage:
         self.run.change(self._look, [self.run, self.seen], [*view, self.seen], **QUIET)
         self.profile.change(self._defaults, [self.profile], fields, **QUIET)
         gr.on(
-            [f.change for f in form], self._preview, form, [self.said, self.line], trigger_mode="always_last", **QUIET
-        )
-        for setting in self.settings:
-            field = self.fields[setting.key]
-            if not setting.options:
-                field.blur(self._check(setting), [self.profile, field], [field], **QUIET)
+            [f.change for f in form], self._preview, [self.marked, *form],
+            [self.said, self.line, self.marked, *fields], trigger_mode="always_last", **QUIET,
+        )  # fmt: skip
         self.overrides.change(self._take, [self.overrides], [self.profile, *fields], **QUIET)
-        self.start.click(
-            self._start, form, [self.run, self.said, self.offered, *fields], api_visibility="private"
-        ).then(self._look, [self.run, gr.State()], [*view, self.seen], **QUIET)
+        self.start.click(self._start, form, [self.run, self.said, self.offered], api_visibility="private").then(
+            self._look, [self.run, gr.State()], [*view, self.seen], **QUIET
+        )
         for button, act in ((self.stop, launch.stop), (self.resume, launch.resume)):
             button.click(self._act(act), [self.run], [self.said], api_visibility="private").then(
                 self._look, [self.run, gr.State()], [*view, self.seen], **QUIET
@@ -149,8 +147,8 @@ class TrainPage:
         run = chosen if chosen in ids else active or next(iter(ids), None)
         known = [id for _, id in datasets]
         return (
-            choose(runs, chosen, run),
-            choose(datasets, data, data if data in known else known[0]),
+            offer(runs, chosen, run),
+            offer(datasets, data, data if data in known else known[0]),
             gr.update(choices=profile_choices(self.shared.machine.profile)),
             gr.update(open=active is None) if before is None else gr.skip(),
             offered,
@@ -203,56 +201,61 @@ class TrainPage:
             found.append(gr.update(choices=choices) if setting.options else gr.update(placeholder=value))
         return found
 
-    def _configuration(self, data: str, profile: str, name: str, given: tuple[str, ...]):
+    def _configuration(self, data: str, profile: str, name: str | None, given: tuple[str | None, ...]):
         always = {"data.path": self.shared.workspace.data_path(data), "run.output": str(self.shared.workspace.runs)}
-        if name.strip():
+        if (name or "").strip():
             always["run.name"] = name.strip()
         return configuration(profile, dict(zip(self.fields, given, strict=True)), always)
 
-    def _preview(self, data: str, profile: str, name: str, *given: str) -> tuple[Any, Any]:
-        """What the planner makes of the form, or what is wrong with it; and the same on the command line."""
+    def _preview(
+        self, marked: dict[str, str], data: str, profile: str, name: str | None, *given: str | None
+    ) -> tuple[Any, ...]:
+        """What the planner makes of the form, or what is wrong with it, below each field too; and the same on the
+        command line. marked: what is said below fields now, by key.
+        """
+        marks, marked = self._mark(marked, profile, given)
         try:
             profile = self._profile(profile)
             config, _, filled = self._configuration(data, profile, name, given)
         except EngineError as error:
-            return gr.update(value=note(str(error), problem=str(error) != LOOKING), visible=True), gr.skip()
+            said = note(in_words(str(error)), problem=str(error) != LOOKING)
+            return gr.update(value=said, visible=True), gr.skip(), marked, *marks
         always = {"data.path": config.data.path} | ({"run.name": config.run.name} if config.run.name else {})
         text, wrong = planned(self.shared, config, data)
-        return gr.update(value=note(text, wrong), visible=bool(text)), command(profile, filled, always)
+        said = gr.update(value=note(in_words(text), wrong), visible=bool(text))
+        return said, command(profile, filled, always), marked, *marks
 
-    def _check(self, setting: Setting):
-        """A function of (profile, text) that says below a field what is wrong with it."""
+    def _mark(self, before: dict[str, str], profile: str, given: tuple[str | None, ...]) -> tuple[list, dict[str, str]]:
+        """Updates of the fields by what is wrong with each on its own, and that by key."""
+        try:
+            used = self._profile(profile)
+        except EngineError:
+            used = "cpu"
+        problems = {s.key: problem(used, s.key, text or "") for s, text in zip(self.settings, given, strict=True)}
+        now = {key: what for key, what in problems.items() if what}
+        marks = [
+            gr.skip() if now.get(s.key) == before.get(s.key) else _told(s, now.get(s.key, "")) for s in self.settings
+        ]
+        return marks, now
 
-        def checked(profile: str, text: str | None) -> Any:
-            try:
-                used = self._profile(profile)
-            except EngineError:
-                used = "cpu"
-            return _told(setting, problem(used, setting.key, text or ""))
-
-        return checked
-
-    def _start(self, data: str, profile: str, name: str, *given: str) -> Iterator[tuple]:
-        same = [gr.skip() for _ in given]
+    def _start(self, data: str, profile: str, name: str | None, *given: str | None) -> Iterator[tuple]:
         if profile == "auto" and not self.shared.machine.wait(0):
             told = gr.update(value=note(f"{LOOKING}; then the training starts"), visible=True)
-            yield gr.skip(), told, gr.skip(), *same
+            yield gr.skip(), told, gr.skip()
             self.shared.machine.wait(LOOKING_SECONDS)
         try:
             profile = self._profile(profile)
-            problems = [problem(profile, s.key, text or "") for s, text in zip(self.settings, given, strict=True)]
-            same = [_told(s, what) if what else gr.skip() for s, what in zip(self.settings, problems, strict=True)]
             config, origins, _ = self._configuration(data, profile, name, given)
             text, wrong = planned(self.shared, config, data)
             if wrong:
                 raise ConfigError(text)
             id = launch.start(config, profile, origins)
         except EngineError as error:
-            yield gr.skip(), gr.update(value=note(str(error), problem=True), visible=True), gr.skip(), *same
+            yield gr.skip(), gr.update(value=note(in_words(str(error)), problem=True), visible=True), gr.skip()
             return
         self.shared.runs.forget()
         runs = [(f"{run.id} ({run.state})", run.id) for run in self.shared.runs()[:RUNS_OFFERED]]
-        yield gr.update(choices=runs, value=id), gr.update(visible=False), None, *same
+        yield gr.update(choices=runs, value=id), gr.update(visible=False), None
 
     def _act(self, act):
         def acted(id: str | None):

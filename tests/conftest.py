@@ -11,7 +11,7 @@ import pytest
 from random_model import make_bundle
 from tiny import make_encoder, make_rows, write_dataset
 
-BROWSER_PATIENCE = 40_000  # ms: a busy machine is slow, not wrong
+BROWSER_PATIENCE = 120_000  # ms: a busy machine is slow, not wrong
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 
 os.environ["COLUMNS"] = "110"  # of the terminal, whatever it is

@@ -90,7 +90,7 @@ class DataPage:
     def connect(self) -> None:
         """Lets the buttons lead to the pages that work with the dataset, which is chosen there at once."""
         others = [self.shared.choices[page] for page in ("plan", "train") if page in self.shared.choices]
-        self.dataset.change(self._tell, [self.dataset], others, **QUIET)
+        gr.on([self.dataset.input, self.following.change], self._tell, [self.dataset], others, **QUIET)
         for page, button in (("plan", self.plan), ("train", self.train)):
             outputs = [self.shared.tabs, *filter(None, [self.shared.choices.get(page)])]
             button.click(partial(_leave, page, len(outputs)), [self.dataset], outputs, **QUIET)
@@ -136,7 +136,7 @@ class DataPage:
         return updates | {self.seen: now}
 
     def _tell(self, id: str | None) -> list[Any]:
-        """What other pages are told of a dataset that is there."""
+        """What other pages are told of a dataset that was chosen or imported, once it is there."""
         return [id if id and self.inspections.stamp(id) else gr.skip()] * 2
 
     def _first(self, ids: list[str]) -> str:

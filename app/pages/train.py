@@ -116,14 +116,14 @@ class TrainPage:
         self.seen, self.offered, self.marked = gr.State(), gr.State(), gr.State({})
         gr.on(
             self.shared.ticks,
-            lambda offered, run, data, seen: (*self._offer(offered, run, data), *self._look(run, seen)),
-            [self.offered, self.run, self.data, self.seen],
-            [self.run, self.data, self.profile, self.form, self.offered, *view, self.seen], **TICK,
+            self._tick, [self.offered, self.run, self.seen, *form],
+            [self.run, self.data, self.profile, self.form, self.offered, self.said, self.line, *view, self.seen],
+            **TICK,
         )  # fmt: skip
         self.run.change(self._look, [self.run, self.seen], [*view, self.seen], **QUIET)
         self.profile.change(self._defaults, [self.profile], fields, **QUIET)
         gr.on(
-            [f.change for f in form], self._preview, [self.marked, *form],
+            [field.change for field in form], self._preview, [self.marked, *form],
             [self.said, self.line, self.marked, *fields], trigger_mode="always_last", **QUIET,
         )  # fmt: skip
         self.overrides.change(self._take, [self.overrides], [self.profile, *fields], **QUIET)
@@ -134,6 +134,12 @@ class TrainPage:
             button.click(self._act(act), [self.run], [self.said], api_visibility="private").then(
                 self._look, [self.run, gr.State()], [*view, self.seen], **QUIET
             )
+
+    def _tick(self, offered: tuple | None, run: str | None, seen: tuple | None, *form: str | None) -> tuple:
+        """One look for all of the page; with what is offered, what the planner says may be another."""
+        news = self._offer(offered, run, form[0])
+        said = self._say(*form) if isinstance(news[-1], tuple) else (gr.skip(), gr.skip())
+        return *news, *said, *self._look(run, seen)
 
     def _offer(self, before: tuple | None, chosen: str | None, data: str | None) -> tuple:
         """Runs, datasets and profiles to choose from; by itself the page shows the training that is going on."""
@@ -210,20 +216,22 @@ class TrainPage:
     def _preview(
         self, marked: dict[str, str], data: str, profile: str, name: str | None, *given: str | None
     ) -> tuple[Any, ...]:
-        """What the planner makes of the form, or what is wrong with it, below each field too; and the same on the
-        command line. marked: what is said below fields now, by key.
-        """
+        """`_say`, and what is wrong below each field. marked: what is said below fields now, by key."""
         marks, marked = self._mark(marked, profile, given)
+        return *self._say(data, profile, name, *given), marked, *marks
+
+    def _say(self, data: str, profile: str, name: str | None, *given: str | None) -> tuple[Any, Any]:
+        """What the planner makes of the form, or what is wrong with it; and the same on the command line."""
         try:
             profile = self._profile(profile)
             config, _, filled = self._configuration(data, profile, name, given)
         except EngineError as error:
             said = note(in_words(str(error)), problem=str(error) != LOOKING)
-            return gr.update(value=said, visible=True), gr.skip(), marked, *marks
+            return gr.update(value=said, visible=True), gr.skip()
         always = {"data.path": config.data.path} | ({"run.name": config.run.name} if config.run.name else {})
         text, wrong = planned(self.shared, config, data)
         said = gr.update(value=note(in_words(text), wrong), visible=bool(text))
-        return said, command(profile, filled, always), marked, *marks
+        return said, command(profile, filled, always)
 
     def _mark(self, before: dict[str, str], profile: str, given: tuple[str | None, ...]) -> tuple[list, dict[str, str]]:
         """Updates of the fields by what is wrong with each on its own, and that by key."""

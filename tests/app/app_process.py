@@ -4,6 +4,8 @@ import os
 import socket
 import subprocess
 import sys
+import tempfile
+import time
 from pathlib import Path
 
 REPOSITORY = Path(__file__).parents[2]
@@ -14,18 +16,27 @@ def serve(root, *options, cwd=REPOSITORY, **environment):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
+    output = tempfile.TemporaryFile("a+")  # noqa: SIM115 - open as long as the process
     paths = filter(None, (str(REPOSITORY), os.environ.get("PYTHONPATH")))
     process = subprocess.Popen(
         [sys.executable, "-m", "app", "--port", str(port), "--runs", str(root), *options],
-        stdout=subprocess.PIPE,
+        stdout=output,
         stderr=subprocess.STDOUT,
-        text=True,
         cwd=cwd,
         env=os.environ | {"PYTHONPATH": os.pathsep.join(paths)} | environment,
     )
-    line = process.stdout.readline()
-    assert f"http://127.0.0.1:{port}/" in line, line + (process.communicate()[0] or "")
-    return process, f"http://127.0.0.1:{port}/"
+    process.output = output
+    address = f"http://127.0.0.1:{port}/"
+    while address not in words(process):
+        assert process.poll() is None, words(process)
+        time.sleep(0.1)
+    return process, address
+
+
+def words(process):
+    """What the interface has printed so far."""
+    process.output.seek(0)
+    return process.output.read()
 
 
 def stop(process):

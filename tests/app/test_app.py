@@ -10,7 +10,7 @@ import urllib.request
 from pathlib import Path
 
 import pytest
-from app_process import serve, stop
+from app_process import serve, stop, words
 from app_runs import make_run, save_bundle_of
 
 from app.interface import PAGES
@@ -48,7 +48,7 @@ def locked(tmp_path_factory):
     process, address = serve(folder / "none", "--auth", str(folder / "auth"))
     yield address
     stop(process)
-    assert "hunter2" not in process.stdout.read()
+    assert "hunter2" not in words(process)
 
 
 @pytest.fixture(scope="module")
@@ -101,7 +101,7 @@ def test_a_password_of_the_environment_is_asked_for(tmp_path):
     process, address = serve(tmp_path / "runs", FANIN_AUTH="me:hunter2")
     assert get(address + "config")[0] == 401
     stop(process)
-    assert "hunter2" not in process.stdout.read()
+    assert "hunter2" not in words(process)
 
 
 @pytest.mark.parametrize(

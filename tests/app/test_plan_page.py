@@ -115,6 +115,7 @@ def choose(page, label, option):
 
 
 def test_moving_a_control_changes_the_plan_and_the_command(page):
+    choose(page, "Dataset", "No data yet: a number of labels")
     choose(page, "Plan for", "8 GB")
     page.get_by_label("Number of labels").fill("2800000")
     plan = page.locator("#plan")
@@ -132,6 +133,7 @@ def test_moving_a_control_changes_the_plan_and_the_command(page):
 
 
 def test_when_nothing_fits_the_page_says_what_would(page):
+    choose(page, "Dataset", "No data yet: a number of labels")
     choose(page, "Plan for", "4 GB")
     page.get_by_label("Number of labels").fill("900000000")
     page.get_by_text("Nothing fits: 900,000,000 labels need").wait_for()

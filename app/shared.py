@@ -23,7 +23,8 @@ TICK = {**QUIET, "queue": False}  # of those that take milliseconds: without a q
 class Shared:
     """ticks: the events on which the page that is being built looks for news: the loading of the interface, its
     opening, and a timer while it is open · tabs: to go to another page, see `go` · choices: by name, the components
-    through which another page sets what a page works on.
+    through which another page sets what a page works on · take: a function of settings by key that gives the updates of
+    the form of a new training, and the components of that form.
     """
 
     workspace: Workspace
@@ -34,6 +35,7 @@ class Shared:
     ticks: list[Callable] = field(default_factory=list)
     tabs: gr.Tabs | None = None
     choices: dict[str, Any] = field(default_factory=dict)
+    take: tuple[Callable, list[Any]] | None = None
 
 
 def offer(choices: list, chosen: Any, value: Any) -> Any:

@@ -90,7 +90,8 @@ class DataPage:
     def connect(self) -> None:
         """Lets the buttons lead to the pages that work with the dataset, which is chosen there at once."""
         others = [self.shared.choices[page] for page in ("plan", "train") if page in self.shared.choices]
-        gr.on([self.dataset.input, self.following.change], self._tell, [self.dataset], others, **QUIET)
+        told = gr.State(False)
+        self.dataset.change(self._tell, [self.dataset, told], [told, *others], **QUIET)
         for page, button in (("plan", self.plan), ("train", self.train)):
             outputs = [self.shared.tabs, *filter(None, [self.shared.choices.get(page)])]
             button.click(partial(_leave, page, len(outputs)), [self.dataset], outputs, **QUIET)
@@ -135,9 +136,9 @@ class DataPage:
             return gr.skip()
         return updates | {self.seen: now}
 
-    def _tell(self, id: str | None) -> list[Any]:
-        """What other pages are told of a dataset that was chosen or imported, once it is there."""
-        return [id if id and self.inspections.stamp(id) else gr.skip()] * 2
+    def _tell(self, id: str | None, told: bool) -> list[Any]:
+        """What other pages are told of a dataset that was chosen or imported, not of the first one shown."""
+        return [True, *[id if told and id and self.inspections.stamp(id) else gr.skip()] * 2]
 
     def _first(self, ids: list[str]) -> str:
         """What is shown when nothing is chosen: a dataset that is there, best one's own."""

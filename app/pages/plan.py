@@ -45,12 +45,15 @@ class Page:
         self.seen = gr.State()
         shared.choices["plan"] = self.data
         outputs = [self.labels, self.memory, self.again, self.gauge, self.plan, self.commands, self.train]
-        gr.on(shared.ticks, self.refresh, [self.seen, self.data], [self.data, self.seen], **TICK)
         gr.on(
-            [self.seen.change, *(control.change for control in self.controls)],
+            shared.ticks, self.tick, [self.seen, *self.controls],
+            [self.data, self.seen, self.tokens, self.trained, *outputs], **TICK,
+        )  # fmt: skip
+        gr.on(
+            [control.change for control in self.controls],
             self.show, self.controls, outputs, trigger_mode="always_last", **QUIET,
         )  # fmt: skip
-        gr.on([self.card.input, self.seen.change], self.follow, self.card, [self.tokens, self.trained], **QUIET)
+        self.card.input(self.follow, self.card, [self.tokens, self.trained], **QUIET)
         self.again.click(shared.machine.ask, **QUIET)
 
     def _controls(self) -> None:
@@ -101,15 +104,22 @@ class Page:
 
     def connect(self) -> None:
         """The button that takes the settings along to the page Train."""
-        dataset, overrides = (self.shared.choices.get(name) for name in ("train", "train_overrides"))
-        if dataset is None or overrides is None:
-            return
+        fill, form = self.shared.take
 
-        def take(*values: Any) -> tuple[Any, Any, Any]:
+        def take(*values: Any) -> tuple[Any, ...]:
             machine, data, wishes = self.shared.machine, values[0], self._wishes(values)
-            return go("train"), data or gr.skip(), wishes.overrides(machine.hardware(), machine.profile)
+            return go("train"), data or gr.skip(), *fill(wishes.overrides(machine.hardware(), machine.profile))
 
-        self.train.click(take, self.controls, [self.shared.tabs, dataset, overrides], **QUIET)
+        self.train.click(take, self.controls, [self.shared.tabs, self.shared.choices["train"], *form], **QUIET)
+
+    def tick(self, before: Any, *values: Any) -> tuple[Any, ...]:
+        """One look for all of the page. What the profile of this machine sets is followed once it is known."""
+        data, now = self.refresh(before, values[0])
+        if not isinstance(now, tuple):
+            return (gr.skip(),) * 11
+        known = self.shared.machine.hardware() is not None and (before is None or before[1] is None)
+        tokens, trained = self.follow(values[2]) if known else (gr.skip(), gr.skip())
+        return data, now, tokens, trained, *self.show(*values)
 
     def refresh(self, before: Any, chosen: str) -> tuple[Any, Any]:
         """The datasets and the machine, as they are now; nothing if both are as before."""
@@ -160,8 +170,7 @@ class Page:
             )
         if card != HERE and here is not None:
             gauge += note(f"this machine: {here.name} with {size(here.memory_bytes)}")
-        ready = gr.update(visible=bool(commands) and "train_overrides" in self.shared.choices)
-        return *fields, gauge, shown, commands, ready
+        return *fields, gauge, shown, commands, gr.update(visible=bool(commands))
 
     def _machine_words(self) -> str:
         machine = self.shared.machine

@@ -43,7 +43,8 @@ class TrainPage:
             self._form()
         self._view()
         self._events()
-        shared.choices |= {"train": self.data, "train_overrides": self.overrides, "run": self.run}
+        shared.choices |= {"train": self.data, "run": self.run}
+        shared.take = (self._take, [self.profile, *self.fields.values()])
 
     def connect(self) -> None:
         """Nothing here leads to another page but what they lead to themselves."""
@@ -52,7 +53,6 @@ class TrainPage:
 
     def _form(self) -> None:
         choices = self.shared.workspace.dataset_choices()
-        self.overrides = gr.State({})
         with gr.Row():
             self.data = gr.Dropdown(
                 choices, value=choices[0][1], label="Dataset", filterable=False,
@@ -126,7 +126,6 @@ class TrainPage:
             [field.change for field in form], self._preview, [self.marked, *form],
             [self.said, self.line, self.marked, *fields], trigger_mode="always_last", **QUIET,
         )  # fmt: skip
-        self.overrides.change(self._take, [self.overrides], [self.profile, *fields], **QUIET)
         self.start.click(self._start, form, [self.run, self.said, self.offered], api_visibility="private").then(
             self._look, [self.run, gr.State()], [*view, self.seen], **QUIET
         )
@@ -277,9 +276,7 @@ class TrainPage:
         return acted
 
     def _take(self, given: dict[str, Any]) -> list:
-        """The settings that another page chose; `profile` is one of them."""
-        if not given:
-            return [gr.skip()] * (1 + len(self.fields))
+        """The form with the settings that another page chose; `profile` is one of them."""
         chosen = {key: str(value) for key, value in given.items() if key in KEYS}
         return [given.get("profile", gr.skip()), *(chosen.get(key, "") for key in self.fields)]
 

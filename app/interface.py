@@ -6,6 +6,7 @@ the page, or ending the interface, changes nothing.
 
 from __future__ import annotations
 
+import json
 import os
 from importlib import import_module
 from pathlib import Path
@@ -39,16 +40,13 @@ def build(workspace: Workspace) -> gr.Blocks:
         shared = Shared(workspace, jobs, Machine(jobs), RunList(workspace.runs), Histories())
         # Only the page that is open looks for news. Timers among the tabs would be counted as tabs.
         timers = {name: gr.Timer(REFRESH_SECONDS, active=name == PAGES[0]) for name in PAGES}
-        pages, opened = {}, []
+        pages = {}
         with gr.Tabs(elem_id="pages") as shared.tabs:
             for name in PAGES:
                 with gr.Tab(name.capitalize(), id=name) as tab:
-                    opened.append(tab.select)
+                    tab.select(None, None, [*timers.values()], js=_only(name), **QUIET)
                     shared.ticks = [interface.load, tab.select, timers[name].tick]
                     pages[name] = import_module(f"app.pages.{name}").build(shared)
-        # Two pages opened in quick succession, as at the start: the last one wins. (The tabs' own event is not told of
-        # pages that a button opens.)
-        gr.on(opened, _only, None, [*timers.values()], trigger_mode="always_last", **QUIET)
         said = gr.State()
         gr.on([interface.load, always.tick], lambda before: _now(shared, before), [said], [head, said], **TICK)
         for page in pages.values():
@@ -66,8 +64,11 @@ def header(active: RunSummary | None) -> str:
     return f'<header class="top">{TITLE}{now}</header>'
 
 
-def _only(opened: gr.SelectData) -> list[gr.Timer]:
-    return [gr.Timer(active=name.capitalize() == opened.value) for name in PAGES]
+def _only(opened: str) -> str:
+    """JavaScript that starts the timer of one page and stops the others. In the browser, since answers of a server may
+    arrive in another order than two pages were opened in.
+    """
+    return f"() => {json.dumps([{'__type__': 'update', 'active': name == opened} for name in PAGES])}"
 
 
 def _now(shared: Shared, before: str | None) -> tuple[Any, Any]:

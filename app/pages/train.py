@@ -149,8 +149,8 @@ class TrainPage:
         run = chosen if chosen in ids else active or next(iter(ids), None)
         known = [id for _, id in datasets]
         return (
-            gr.update(choices=runs, value=run),
-            gr.update(choices=datasets, value=data if data in known else known[0]),
+            choose(runs, chosen, run),
+            choose(datasets, data, data if data in known else known[0]),
             gr.update(choices=profile_choices(self.shared.machine.profile)),
             gr.update(open=active is None) if before is None else gr.skip(),
             offered,

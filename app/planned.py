@@ -10,6 +10,7 @@ from engine.planning.encoders import encoder_shape
 from engine.planning.hardware import Hardware
 from engine.planning.planner import Problem, make_plan
 from engine.planning.report import classifier_words
+from engine.words import counted
 
 
 def planned(shared: Shared, config: RunConfig, data: str) -> tuple[str, bool]:
@@ -27,7 +28,7 @@ def planned(shared: Shared, config: RunConfig, data: str) -> tuple[str, bool]:
     except EngineError as error:
         return str(error), True
     memory = f"predicted peak {size(plan.predicted_bytes)} of {size(plan.budget_bytes)}"
-    return f"{plan.labels:,} labels: {classifier_words(plan)}; {memory}", False
+    return f"{counted(plan.labels, 'label')}: {classifier_words(plan)}; {memory}", False
 
 
 def _hardware(shared: Shared, config: RunConfig) -> Hardware | None:

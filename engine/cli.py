@@ -26,6 +26,7 @@ from engine.inference.predict_command import add_predict, print_predictions
 from engine.planning.commands import add_plan
 from engine.planning.doctor_command import add_doctor
 from engine.serving.commands import add_serve
+from engine.words import counted
 
 INTERRUPTED = 130
 # Flags that stand for a configuration key.
@@ -233,7 +234,7 @@ def _print_result(run: Any, result: dict[str, Any]) -> None:
     from engine.inference.predictor import Predictor
 
     if result["metrics"]:
-        print(f"\nTest set, {result['metrics']['instances']:,} texts")
+        print(f"\nTest set, {counted(result['metrics']['instances'], 'text')}")
         print(format_table({"this model": result["metrics"], **result["baselines"]}))
         mine = result["metrics"]["P@1"]
         for name, metrics in result["baselines"].items():
@@ -241,7 +242,7 @@ def _print_result(run: Any, result: dict[str, Any]) -> None:
             side = "above" if ahead > 0 else "BELOW" if ahead < 0 else "from"
             print(f"P@1 is {100 * abs(ahead):.1f} points {side} {name}")
     print(
-        f"\n{result['steps']:,} steps in {result['training_seconds']:,.0f} s "
+        f"\n{counted(result['steps'], 'step')} in {result['training_seconds']:,.0f} s "
         f"({result['instances_per_second']:,.0f} instances/s), {result['wall_seconds']:,.0f} s in all; "
         f"peak memory {result['peak_memory_bytes'] / 2**20:,.0f} MiB"
     )
@@ -299,8 +300,10 @@ def show_command(options: argparse.Namespace) -> None:
     if status["message"]:
         print(f"  {status['message']}")
     if plan:
-        head = f"{plan['labels']:,} labels, fan-in {plan['fan_in']} of {plan['width']}, groups of {plan['group_size']}"
-        print(f"  {head}, {plan['head']:,} head labels, {plan['weight_dtype']} on {plan['device']}")
+        head = (
+            f"fan-in {plan['fan_in']} of {plan['width']}, groups of {plan['group_size']}, {plan['head']:,} head labels"
+        )
+        print(f"  {counted(plan['labels'], 'label')}, {head}, {plan['weight_dtype']} on {plan['device']}")
     changed = {k: v for k, v in run.read_json("config.json")["origins"].items() if v != "default"}
     values = run.read_json("config.json")["config"]
     for key, origin in changed.items():

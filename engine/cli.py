@@ -288,6 +288,7 @@ def show_command(options: argparse.Namespace) -> None:
     from engine.inference.metrics import format_table
     from engine.planning.report import memory_line
     from engine.runs import RunDirectory
+    from engine.training.kept_model import kept_line
 
     run = RunDirectory.open(_existing(options.run_path))
     status = run.current_status()
@@ -308,6 +309,8 @@ def show_command(options: argparse.Namespace) -> None:
     values = run.read_json("config.json")["config"]
     for key, origin in changed.items():
         print(f"  {key} = {values[key]}  ({origin})")
+    if kept := kept_line(run):
+        print(f"  kept: {kept}")
     if result.get("metrics"):
         print(format_table({"this model": result["metrics"], **result["baselines"]}))
     if result:

@@ -300,6 +300,8 @@ def show_command(options: argparse.Namespace) -> None:
     print(f"{run.path}: {status['state']}, step {status['step']:,} of {status['total']:,}")
     if status["message"]:
         print(f"  {status['message']}")
+    if status["state"] == "stopped":
+        print(f"  go on with `engine train --resume {run.path}`")
     if plan:
         head = (
             f"fan-in {plan['fan_in']} of {plan['width']}, groups of {plan['group_size']}, {plan['head']:,} head labels"

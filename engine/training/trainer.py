@@ -201,8 +201,8 @@ class Trainer:
         if self.reporter.stopping():
             self.save(must=True)
             raise StopRequested(
-                f"stopped at step {self.progress.step:,} of {self.total:,} and saved; "
-                f"go on with `engine train --resume {self.run.path}`"
+                f"stopped at step {self.progress.step:,} of {self.total:,} and saved",
+                f"engine train --resume {self.run.path}",
             )
         if time.monotonic() - self.saved_at > self.config.checkpoint.every_minutes * 60:
             self.save()

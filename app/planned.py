@@ -7,7 +7,7 @@ from app.shared import Shared
 from engine.config import RunConfig
 from engine.errors import EngineError
 from engine.planning.encoders import encoder_shape
-from engine.planning.hardware import Hardware
+from engine.planning.hardware import Hardware, cpu_compute
 from engine.planning.planner import Problem, make_plan
 from engine.planning.report import classifier_words
 from engine.words import counted
@@ -37,4 +37,4 @@ def _hardware(shared: Shared, config: RunConfig) -> Hardware | None:
     if found is None or config.hardware.device != "cpu" or found.device == "cpu":
         return found
     memory = shared.machine.report["memory"]
-    return Hardware("cpu", "CPU", memory["usable"], found.cores, "fp32", memory["free"])
+    return Hardware("cpu", "CPU", memory["usable"], found.cores, cpu_compute(), memory["free"])

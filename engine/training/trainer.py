@@ -41,6 +41,7 @@ from engine.training.recovery import advice, lowered
 from engine.training.reporter import Reporter
 from engine.training.schedules import warmup_cosine
 from engine.training.step import Batch, TrainingStep
+from engine.words import counted
 
 LOG_STEPS = 20  # steps between two looks at the loss, which is when the device is waited for
 
@@ -306,7 +307,7 @@ class Trainer:
         patience = self.config.evaluation.patience
         if not patience or self.progress.evaluations_since_best < patience:
             return False
-        self.reporter.say(f"stopping early: no better {patience} evaluations long (evaluation.patience)")
+        self.reporter.say(f"stopping early: no better model in {counted(patience, 'evaluation')} (evaluation.patience)")
         return True
 
     # Saving

@@ -67,7 +67,7 @@ def test_a_file_of_nothing_but_problems_is_refused_with_the_first(tmp_path):
 
 def test_a_file_that_is_all_held_out_says_so(tmp_path):
     (tmp_path / "t.csv").write_text("text,labels\nfine,a\n")
-    with pytest.raises(DataError, match="all 1 texts were held out for testing; lower the test fraction"):
+    with pytest.raises(DataError, match=r"every text \(1\) was held out for testing; lower the test fraction"):
         import_dataset(tmp_path / "t.csv", tmp_path / "out", test_fraction=0.999999)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import os
 import re
@@ -13,9 +14,11 @@ from pathlib import Path
 from app.html import chip, facts, note, progress, when
 from app.html import duration as span
 from app.jobs import Job, Jobs
+from engine.data.csv_header import find_header
 from engine.errors import ConfigError, DataError, EngineError
 from engine.inference.texts import read_texts
 from engine.runs import RunDirectory
+from engine.words import counted
 
 KIND = "predict"
 SAMPLE = 1 << 20  # bytes looked at for the names of columns
@@ -31,9 +34,10 @@ def columns(file: Path) -> list[str]:
         text = stream.read(SAMPLE).decode("utf-8-sig", errors="replace")
     first: dict = {}
     if file.suffix == ".csv":
-        rows = csv.reader(text.splitlines())
         with suppress(csv.Error):
-            header = next(rows, [])
+            lines = io.StringIO(text, newline="\n")
+            separator, header = find_header(file, next((line for line in lines if not line.isspace()), ""))
+            rows = csv.reader(lines, delimiter=separator)
             first = dict.fromkeys(header, "") | dict(zip(header, next(rows, []), strict=False))
     elif file.suffix == ".jsonl":
         with suppress(ValueError):
@@ -125,4 +129,4 @@ def _progress(words: str) -> str:
     done, total = int(found[2]), int(found[3])
     parts = found[4].split(":")
     left = "" if "?" in found[4] else span(sum(int(part) * 60**i for i, part in enumerate(reversed(parts)))) + " left"
-    return progress(done / max(1, total), ", ".join(filter(None, (f"{done:,} of {total:,} texts", left))))
+    return progress(done / max(1, total), ", ".join(filter(None, (f"{done:,} of {counted(total, 'text')}", left))))

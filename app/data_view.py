@@ -14,6 +14,7 @@ from app.html import SIGNS, chip, duration, escape, facts, note, percent, progre
 from app.imports import cancelled, outcome, share
 from app.jobs import Job
 from engine.data.problems import REPORT
+from engine.words import counted
 
 ROWS = 3  # of each split, shown at a time
 ENDED = {"completed": "imported", "stopped": "cancelled", "failed": "failed"}
@@ -57,9 +58,14 @@ def warnings(report: dict[str, Any], meta: dict[str, Any]) -> Iterator[str]:
     train, test = report["splits"]["train"], report["splits"].get("test")
     frequency, only, labels = report["frequency"], report["only_in_test"], report["labels"]
     if n := sum(meta.get("details", {}).get("problems", {}).values()):
-        yield f"Left out: {_count(n, 'row')} of the files, for the reasons below."
+        yield f"Left out: {counted(n, 'row')} of the files, for the reasons below."
+    if meta.get("details", {}).get("unused_delimiter"):
+        yield (
+            f"No field of labels has the sign {meta['details']['delimiter']!r} that was to stand between two labels, "
+            "so every field is one label. Import again with the sign that is found, if there are several in a field."
+        )
     if n := train["without_labels"]:
-        yield f"Without any label: {_of(n, train['texts'], 'training text')}. They teach the model to say nothing."
+        yield f"Without any label: {_of(n, train['texts'], 'training text')}. Training skips them."
     if n := train["repeated_texts"]:
         yield f"Repeating another one word for word: {_of(n, train['texts'], 'training text')}."
     if n := frequency["once"]:
@@ -70,7 +76,7 @@ def warnings(report: dict[str, Any], meta: dict[str, Any]) -> Iterator[str]:
         examples = ", ".join(only["examples"][:3])
         yield f"In test texts alone: {_of(n, labels, 'label')}, such as {examples}. They cannot be learnt."
     if test and (n := test["without_labels"]):
-        yield f"Without any label: {_of(n, test['texts'], 'test text')}. Every answer to them counts as wrong."
+        yield f"Without any label: {_of(n, test['texts'], 'test text')}. The scores leave them out."
     if test and (n := report["overlap"]):
         yield (
             f"Also among the training texts: {_of(n, test['texts'], 'test text')}. "
@@ -205,8 +211,4 @@ def _became(job: Job) -> tuple[str, str]:
 
 
 def _of(count: int, total: int, what: str) -> str:
-    return f"{_count(count, what)} ({percent(count / total)})"
-
-
-def _count(count: int, what: str) -> str:
-    return f"{count:,} {what}{'' if count == 1 else 's'}"
+    return f"{counted(count, what)} ({percent(count / total)})"

@@ -131,6 +131,6 @@ def _words(event: dict) -> str:
     if kind == "eval":
         metrics = event["metrics"]
         found = [f"{name} {100 * metrics[name]:.1f} %" for name in ("P@1", "P@3", "P@5") if name in metrics]
-        best = ", the best so far" if event.get("best") else ""
+        best = ", as good as the best before" if event.get("tie") else ", the best so far" if event.get("best") else ""
         return f"validation after epoch {event['epoch'] + 1}: {', '.join(found)}{best}" if found else ""
     return ""

@@ -132,6 +132,7 @@ def outcome(job: Job) -> str:
         return "cancelled; nothing was kept"
     if job.state == "failed":
         return uploads.plain(job.words, job.files)
-    made = re.search(r": ([\d,]+ training texts.*)$", job.output(), re.MULTILINE)
+    made = re.search(r": ([\d,]+ training texts?.*)$", job.output(), re.MULTILINE)
     left_out = re.search(r"^rows left out: ([\d,]*\d)", job.output(), re.MULTILINE)
-    return (made[1] if made else "done") + (f"; {left_out[1]} rows were left out" if left_out else "")
+    rows = left_out and ("1 row was" if left_out[1] == "1" else f"{left_out[1]} rows were")
+    return (made[1] if made else "done") + (f"; {rows} left out" if rows else "")

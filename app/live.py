@@ -12,6 +12,7 @@ from app.jobs import last_lines
 from app.launch import OUTPUT
 from engine.errors import DataError
 from engine.runs import RunDirectory, RunSummary
+from engine.words import counted
 
 LAST_WORDS = 12
 SHOWN_EVENTS = 60
@@ -64,7 +65,7 @@ def numbers(run: RunSummary, history: History, plan: dict, result: dict) -> str:
     if plan:
         dense = plan.get("head") == plan.get("labels")
         fan_in = "dense" if dense else f"{plan['fan_in']:,} of {plan['width']:,}"
-        rows.append(("Fan-in", fan_in, f"{plan['labels']:,} labels, groups of {plan['group_size']}"))
+        rows.append(("Fan-in", fan_in, f"{counted(plan['labels'], 'label')}, groups of {plan['group_size']}"))
     if result.get("wall_seconds"):
         rows.append(("Time", duration(result["wall_seconds"]), "from start to result"))
     return tiles(rows) if rows else ""

@@ -13,7 +13,7 @@ import time
 from typing import Any
 
 from app.jobs import Job, Jobs
-from engine.planning.hardware import Hardware
+from engine.planning.hardware import Hardware, cpu_compute
 
 KIND = "doctor"
 REMEMBERED = "machine.json"  # in the folder of the jobs
@@ -63,7 +63,7 @@ class Machine:
         if report["device"] == "cuda":
             gpu = report["gpus"][0]
             return Hardware("cuda", gpu["name"], gpu["total_bytes"], cores, gpu["compute"], gpu["free_bytes"])
-        return Hardware("cpu", "CPU", memory["usable"], cores, "fp32", memory["free"])
+        return Hardware("cpu", "CPU", memory["usable"], cores, cpu_compute(), memory["free"])
 
     @property
     def profile(self) -> str | None:

@@ -10,6 +10,7 @@ from engine.planning.classifier_memory import WEIGHT_BYTES
 from engine.planning.hardware import CUDA_CONTEXT, GIB
 from engine.planning.planner import Plan, Problem
 from engine.planning.report import larger_plans, reasons
+from engine.words import counted
 
 PARTS, SMALL_SHARE = 8, 0.005  # colours of the bar; components smaller than that share of it share the last
 PHASES = {
@@ -75,6 +76,8 @@ def choice(plan: Plan) -> str:
 def why(problem: Problem, plan: Plan) -> str:
     """The reasons, and what more memory would buy."""
     lines = reasons(problem, plan)
+    longest = f"the longest text has {counted(problem.tokens, 'token')} here"
+    lines.append(f"{longest}; a training counts those of its data, and may plan with less")
     lines += [
         f"fan-in {rung['fan_in']} would fit from {size(rung['memory_bytes'])} of memory on"
         for rung in larger_plans(problem, plan)

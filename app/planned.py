@@ -7,9 +7,10 @@ from app.shared import Shared
 from engine.config import RunConfig
 from engine.errors import EngineError
 from engine.planning.encoders import encoder_shape
-from engine.planning.hardware import Hardware
+from engine.planning.hardware import Hardware, cpu_compute
 from engine.planning.planner import Problem, make_plan
 from engine.planning.report import classifier_words
+from engine.words import counted
 
 
 def planned(shared: Shared, config: RunConfig, data: str) -> tuple[str, bool]:
@@ -27,7 +28,7 @@ def planned(shared: Shared, config: RunConfig, data: str) -> tuple[str, bool]:
     except EngineError as error:
         return str(error), True
     memory = f"predicted peak {size(plan.predicted_bytes)} of {size(plan.budget_bytes)}"
-    return f"{plan.labels:,} labels: {classifier_words(plan)}; {memory}", False
+    return f"{counted(plan.labels, 'label')}: {classifier_words(plan)}; {memory}", False
 
 
 def _hardware(shared: Shared, config: RunConfig) -> Hardware | None:
@@ -36,4 +37,4 @@ def _hardware(shared: Shared, config: RunConfig) -> Hardware | None:
     if found is None or config.hardware.device != "cpu" or found.device == "cpu":
         return found
     memory = shared.machine.report["memory"]
-    return Hardware("cpu", "CPU", memory["usable"], found.cores, "fp32", memory["free"])
+    return Hardware("cpu", "CPU", memory["usable"], found.cores, cpu_compute(), memory["free"])

@@ -12,6 +12,7 @@ from typing import Any
 from app.html import chip, escape, note, size, tiles
 from app.workspace import Workspace
 from engine.planning.doctor_command import SHOWN, rows, verdict
+from engine.words import counted
 
 MARKS = {
     "ok": ("✓", "works"),
@@ -99,7 +100,11 @@ def folders(workspace: Workspace) -> str:
     lines = []
     for name, path in (("Runs", workspace.runs), ("Datasets", workspace.datasets)):
         count, bytes_, whole = _measure(path)
-        held = f"{'' if whole else 'more than '}{size(bytes_)} in {count:,} files" if path.is_dir() else "not made yet"
+        held = (
+            f"{'' if whole else 'more than '}{size(bytes_)} in {counted(count, 'file')}"
+            if path.is_dir()
+            else "not made yet"
+        )
         with suppress(OSError):
             held += f"; {size(shutil.disk_usage(_there(path)).free)} free on its disk"
         lines.append(f'<tr><th scope="row">{name}</th><td>{escape(path.resolve())}</td><td>{escape(held)}</td></tr>')

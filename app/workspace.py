@@ -11,6 +11,7 @@ from pathlib import Path
 from engine.data.builtin import BUILT_IN, folder_of
 from engine.data.manifest import MANIFEST, read_manifest
 from engine.errors import ConfigError, DataError
+from engine.words import counted
 
 TITLES = {
     "python-stdlib": "Python API finder, standard library",
@@ -58,7 +59,7 @@ class Workspace:
 
     def _title(self, id: str) -> str:
         labels = _labels(self.dataset_path(id))
-        return TITLES.get(id, id) + (f" ({labels:,} labels)" if labels is not None else "")
+        return TITLES.get(id, id) + (f" ({counted(labels, 'label')})" if labels is not None else "")
 
 
 def _labels(path: Path) -> int | None:

@@ -26,6 +26,7 @@ from engine.inference.predict_command import add_predict, print_predictions
 from engine.planning.commands import add_plan
 from engine.planning.doctor_command import add_doctor
 from engine.serving.commands import add_serve
+from engine.words import counted
 
 INTERRUPTED = 130
 # Flags that stand for a configuration key.
@@ -233,7 +234,7 @@ def _print_result(run: Any, result: dict[str, Any]) -> None:
     from engine.inference.predictor import Predictor
 
     if result["metrics"]:
-        print(f"\nTest set, {result['metrics']['instances']:,} texts")
+        print(f"\nTest set, {counted(result['metrics']['instances'], 'text')}")
         print(format_table({"this model": result["metrics"], **result["baselines"]}))
         mine = result["metrics"]["P@1"]
         for name, metrics in result["baselines"].items():
@@ -241,7 +242,7 @@ def _print_result(run: Any, result: dict[str, Any]) -> None:
             side = "above" if ahead > 0 else "BELOW" if ahead < 0 else "from"
             print(f"P@1 is {100 * abs(ahead):.1f} points {side} {name}")
     print(
-        f"\n{result['steps']:,} steps in {result['training_seconds']:,.0f} s "
+        f"\n{counted(result['steps'], 'step')} in {result['training_seconds']:,.0f} s "
         f"({result['instances_per_second']:,.0f} instances/s), {result['wall_seconds']:,.0f} s in all; "
         f"peak memory {result['peak_memory_bytes'] / 2**20:,.0f} MiB"
     )
@@ -287,6 +288,7 @@ def show_command(options: argparse.Namespace) -> None:
     from engine.inference.metrics import format_table
     from engine.planning.report import memory_line
     from engine.runs import RunDirectory
+    from engine.training.kept_model import kept_line
 
     run = RunDirectory.open(_existing(options.run_path))
     status = run.current_status()
@@ -298,13 +300,19 @@ def show_command(options: argparse.Namespace) -> None:
     print(f"{run.path}: {status['state']}, step {status['step']:,} of {status['total']:,}")
     if status["message"]:
         print(f"  {status['message']}")
+    if status["state"] == "stopped":
+        print(f"  go on with `engine train --resume {run.path}`")
     if plan:
-        head = f"{plan['labels']:,} labels, fan-in {plan['fan_in']} of {plan['width']}, groups of {plan['group_size']}"
-        print(f"  {head}, {plan['head']:,} head labels, {plan['weight_dtype']} on {plan['device']}")
+        head = (
+            f"fan-in {plan['fan_in']} of {plan['width']}, groups of {plan['group_size']}, {plan['head']:,} head labels"
+        )
+        print(f"  {counted(plan['labels'], 'label')}, {head}, {plan['weight_dtype']} on {plan['device']}")
     changed = {k: v for k, v in run.read_json("config.json")["origins"].items() if v != "default"}
     values = run.read_json("config.json")["config"]
     for key, origin in changed.items():
         print(f"  {key} = {values[key]}  ({origin})")
+    if kept := kept_line(run):
+        print(f"  kept: {kept}")
     if result.get("metrics"):
         print(format_table({"this model": result["metrics"], **result["baselines"]}))
     if result:

@@ -126,7 +126,7 @@ class Training:
 class Evaluation:
     k: tuple[int, ...] = key((1, 3, 5), "cut-offs of the metrics", at_least=1, at_most=1000)
     every_epochs: int = key(1, "epochs between two evaluations on validation", at_least=1)
-    patience: int = key(0, "stop after this many evaluations without a better P@1; 0: never", at_least=0)
+    patience: int = key(0, "stop after this many evaluations without a better model; 0: never", at_least=0)
     propensity_a: float = key(0.55, "propensity model's A (Amazon 0.6, Wikipedia 0.5)")
     propensity_b: float = key(1.5, "propensity model's B (Amazon 2.6, Wikipedia 0.4)", at_least=0.0)
     baselines: bool = key(True, "compare with simple baselines on test sets up to 100,000 training texts")

@@ -36,9 +36,16 @@ class EnvironmentProblem(EngineError):
 
 
 class StopRequested(EngineError):
-    """The run was asked to stop, has saved itself and can be resumed."""
+    """The run was asked to stop, has saved itself and can be resumed.
+
+    what: what happened, which is all that others than the command line show · command: goes on with it.
+    """
 
     exit_code = 75
+
+    def __init__(self, what: str, command: str = "") -> None:
+        super().__init__(f"{what}; go on with `{command}`" if command else what)
+        self.what = what
 
 
 def reason(error: BaseException) -> str:

@@ -368,7 +368,7 @@ def test_import_says_what_it_decided_and_left_out(tmp_path, capsys):
         "20.0% of the texts are held out",
         "rows left out: 2, listed in ",
         f"1 x empty text, first {file}:102: empty text",
-        f"1 x wrong number of cells, first {file}:103: 1 cells, but the header has 3",
+        f"1 x wrong number of cells, first {file}:103: 1 cell, but the header has 3",
         "2 labels",
         f"engine train --data {tmp_path / 'out'}",
     ):

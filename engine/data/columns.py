@@ -7,10 +7,11 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
+from engine.data.csv_header import find_header
 from engine.data.importers import find_layout
 from engine.data.problems import Problems
 from engine.data.sourcefiles import MAX_LINE_BYTES, ProgressMeter, read_lines, read_objects
-from engine.data.table_readers import SEPARATORS, TableColumns
+from engine.data.table_readers import TableColumns
 from engine.data.tables import Tables, kind_of
 from engine.errors import DataError
 
@@ -47,13 +48,11 @@ def _csv(file: Path) -> Iterator[list[Any]]:
     first = next((line for line in lines if not line.isspace()), None)
     if first is None:
         raise DataError(f"{file}: empty file, not even a header")
-    usual = "\t" if ".tsv" in file.suffixes else ","
     limit = csv.field_size_limit(MAX_LINE_BYTES)
     try:
-        headers = {mark: next(csv.reader([first], delimiter=mark)) for mark in dict.fromkeys((usual, *SEPARATORS))}
-        separator = max(headers, key=lambda mark: len(headers[mark]))
+        separator, header = find_header(file, first)
         for row in csv.reader(chain([first], lines), delimiter=separator):
-            if len(row) == len(headers[separator]):
+            if len(row) == len(header):
                 yield row
     except csv.Error as error:
         raise DataError(f"{file}:1: the first rows are no CSV ({error})") from None

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.errors import EnvironmentProblem
+from engine.words import counted
 
 FORMATS = ("csv", "tsv", "jsonl", "parquet", "xmc-json", "aalto", "xmc-text", "pecos", "hub")
 
@@ -118,17 +119,32 @@ def _print_decisions(details: dict[str, Any], found_delimiter: bool) -> None:
         shown = {"": "nothing, a field is one label", " ": "spaces", "list": "lists", "\t": "tabs"}
         delimiter = shown.get(details["delimiter"], repr(details["delimiter"]))
         print(f"between labels, as found in the first rows: {delimiter} (--delimiter changes it)")
+    if details.get("unused_delimiter"):
+        print(f"warning: {_unused(details['delimiter'], details['format'])}")
     if "test_fraction" in details:
         share, number = details["test_fraction"], details["seed"]
         print(f"no test file: {share:.1%} of the texts are held out for testing (--test-fraction, seed {number})")
     if details.get("label_names") == "ids":
         print("no file with label names: labels are called by their numbers")
     if details.get("repeated_labels"):
-        print(f"{details['repeated_labels']:,} labels stood twice in a row and count once")
+        print(f"labels that stood twice in a row and count once: {details['repeated_labels']:,}")
     if pairs := details.get("filter_pairs"):
-        print("reciprocal filters: " + ", ".join(f"{count:,} pairs of {split}" for split, count in pairs.items()))
+        print(
+            "reciprocal filters: " + ", ".join(f"{counted(count, 'pair')} of {split}" for split, count in pairs.items())
+        )
     if "not_read" in details:
         print(f"not read: {', '.join(details['not_read'])}")
+
+
+def _unused(delimiter: str, format: str) -> str:
+    """What to say of a delimiter that was given and that no field of labels has."""
+    from engine.data.csv_header import SEPARATORS
+
+    said = f"no field of labels has the --delimiter {delimiter!r}, which stands between two labels in one field, so"
+    said += " every field is one label"
+    if format in ("csv", "tsv") and delimiter in SEPARATORS:
+        return said + "; what separates the columns is found by itself: leave --delimiter out"
+    return said + "; without --delimiter it is found in the first rows"
 
 
 def look_command(options: argparse.Namespace) -> None:
@@ -187,6 +203,8 @@ def _progress(title: str, unit: str):
 
 
 def _print_dataset(dataset: Any) -> None:
-    test = f", {len(dataset.test):,} test texts" if dataset.test is not None else ", no test split"
-    print(f"{dataset.path}: {len(dataset.train):,} training texts{test}, {dataset.n_labels:,} labels")
+    test = "no test split" if dataset.test is None else counted(len(dataset.test), "test text")
+    print(
+        f"{dataset.path}: {counted(len(dataset.train), 'training text')}, {test}, {counted(dataset.n_labels, 'label')}"
+    )
     print(f"Train on it:\n  engine train --data {dataset.path}")

@@ -26,6 +26,7 @@ from engine.data.table_readers import TableColumns
 from engine.data.tables import READERS, Tables
 from engine.data.xmc_json import XmcJson
 from engine.errors import DataError
+from engine.words import counted
 
 HELD_OUT = 0.1  # of the texts, where there is no test file
 _HASHED = 256  # characters of each end of a text that decide about it
@@ -174,7 +175,10 @@ def _add_filters(
 def _nothing(source: Path, writer: DatasetWriter, problems: Problems) -> str:
     """Why there is no train instance."""
     if first := problems.first():
-        return f"{first} (of {sum(problems.counts().values()):,} problems the first; no row could be imported)"
+        found = counted(sum(problems.counts().values()), "problem")
+        return f"{first} (the first of {found}; no row could be imported)"
     if held_out := writer.instances("test"):
-        return f"{source}: all {held_out} texts were held out for testing; lower the test fraction, 0 holds out none"
+        return (
+            f"{source}: every text ({held_out:,}) was held out for testing; lower the test fraction, 0 holds out none"
+        )
     return f"{source}: no train instances, so there is nothing to learn from"

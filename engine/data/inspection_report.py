@@ -4,13 +4,14 @@ from pathlib import Path
 from typing import Any
 
 from engine.errors import EnvironmentProblem
+from engine.words import counted
 
 _BAR = 40  # columns of the longest bar
 
 
 def format_report(report: dict[str, Any], width: int = 110) -> str:
     """Counts, what may be wrong, histograms and sample rows; lines of at most `width` columns."""
-    lines = [f"{report['name']}: {report['labels']:,} labels, {report['path']}", ""]
+    lines = [f"{report['name']}: {counted(report['labels'], 'label')}, {report['path']}", ""]
     lines.append(
         f"{'':<8}{'texts':>12}{'repeated':>12}{'no label':>12}{'labels/text':>13}{'most':>8}{'characters':>24}"
     )

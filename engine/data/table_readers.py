@@ -6,7 +6,6 @@ and is faster (100,000 rows of 1.4 kB a second on one core) than what comes afte
 
 import csv
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from itertools import chain
 from operator import itemgetter
@@ -15,11 +14,12 @@ from typing import Any
 
 import numpy as np
 
+from engine.data.csv_header import find_header
 from engine.data.problems import Problems
 from engine.data.sourcefiles import MAX_LINE_BYTES, ProgressMeter, read_lines, read_objects, shown
 from engine.errors import DataError, reason
+from engine.words import counted
 
-SEPARATORS = (",", ";", "\t", "|")
 _BATCH_ROWS = 256  # of Parquet, decoded together, or
 _BATCH_BYTES = 16 << 20  # fewer of long texts
 
@@ -61,7 +61,7 @@ def read_csv(file: Path, columns: TableColumns, meter: ProgressMeter, problems: 
     if not lines.whole:
         raise DataError(f"{file}:{lines.number}: the header is too long or not UTF-8; convert the file to UTF-8")
     try:
-        separator, header = _header(file, first, columns)
+        separator, header = find_header(file, first, lambda header: columns.missing(header) is None)
     except csv.Error as error:
         reason = str(error).split(" - ")[0]
         raise DataError(f"{file}:{lines.number}: the header is no CSV ({reason}); end lines by LF or CRLF") from None
@@ -97,7 +97,7 @@ def read_csv(file: Path, columns: TableColumns, meter: ProgressMeter, problems: 
                 texts = (pick(row),) if one else pick(row)
                 yield begin, texts, row[labels], None if uid is None else row[uid]
             elif row:
-                what = f"{len(row)} cells, but the header has {len(header)}"
+                what = f"{counted(len(row), 'cell')}, but the header has {len(header)}"
                 problems.add("wrong number of cells", f"{file}:{begin}", what)
     finally:
         csv.field_size_limit(limit)
@@ -127,17 +127,6 @@ class _Lines:
         if self.size > MAX_LINE_BYTES:
             raise csv.Error(f"longer than {MAX_LINE_BYTES >> 20} MiB")
         return line
-
-
-def _header(file: Path, line: str, columns: TableColumns) -> tuple[str, list[str]]:
-    """The separator, and the names of the columns. Raises csv.Error."""
-    usual = "\t" if ".tsv" in file.suffixes else ","
-    for separator in (usual, *SEPARATORS):
-        with suppress(csv.Error):
-            header = next(csv.reader([line], delimiter=separator, strict=True))
-            if columns.missing(header) is None:
-                return separator, header
-    return usual, next(csv.reader([line], delimiter=usual, strict=True))
 
 
 def read_json_lines(file: Path, columns: TableColumns, meter: ProgressMeter, problems: Problems) -> Iterator[Cells]:

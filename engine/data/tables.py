@@ -11,7 +11,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from engine.data.label_cells import find_delimiter, label_names, splitter
+from engine.data.label_cells import LIST, find_delimiter, label_names, splitter
 from engine.data.layouts import LabelNames, LabelTable, Layout, Row
 from engine.data.problems import Problems
 from engine.data.sourcefiles import ProgressMeter
@@ -46,6 +46,8 @@ class Tables(Layout):
         self._names = LabelNames(self.splits["train"])
         self._delimiter = columns.delimiter
         self._split: Callable[[str], list] | None = None if self._delimiter is None else splitter(self._delimiter)
+        self._is_awaited = self._delimiter not in (None, "", LIST)  # given, and in no cell so far
+        self._has_cells = False  # cells of labels that are text
 
     @classmethod
     def find(cls, source: Path, columns: TableColumns, kind: str | None = None) -> "Tables | None":
@@ -71,6 +73,8 @@ class Tables(Layout):
                 text = texts[0].strip() if len(texts) == 1 and type(texts[0]) is str else self._joined(texts)
                 if self._split is None and isinstance(labels, str):
                     self._decide([labels])
+                if self._is_awaited and isinstance(labels, str) and labels.strip():
+                    self._has_cells, self._is_awaited = True, self._delimiter not in labels
                 yield line, str(number) if uid in (None, "") else str(uid), text, label_names(labels, self._split)
             except InstanceError as error:
                 problems.add(error.kind, self.place(split, line), str(error))
@@ -113,7 +117,9 @@ class Tables(Layout):
         return self._names.by_name, None
 
     def details(self) -> dict[str, Any]:
-        found = {} if self._delimiter is None else {"delimiter": self._delimiter}
+        found: dict[str, Any] = {} if self._delimiter is None else {"delimiter": self._delimiter}
+        if self._is_awaited and self._has_cells:
+            found["unused_delimiter"] = True
         here = self._folder.iterdir() if self._folder else []
         others = sorted(file.name for file in here if kind_of(file) and file not in self.reads)
         return found | ({"not_read": others} if others else {})

@@ -21,6 +21,7 @@ from engine.files import sync
 from engine.inference.predictor import WINDOW, Prediction, Predictor
 from engine.inference.texts import read_texts
 from engine.progress import bar
+from engine.words import counted
 
 
 def predict_file(
@@ -55,7 +56,7 @@ def predict_file(
         sync(output.parent)
     except KeyboardInterrupt:
         raise StopRequested(
-            f"{done:,} of {count:,} texts are predicted and kept in {partial}; the same command goes on"
+            f"{done:,} of {counted(count, 'text')} are predicted and kept in {partial}; the same command goes on"
         ) from None
     except OSError as error:
         raise EnvironmentProblem(

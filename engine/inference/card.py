@@ -13,6 +13,7 @@ from typing import Any
 
 from engine.inference.metrics import format_table
 from engine.model.bundle import BundleInfo
+from engine.words import counted
 
 # Settings that are names or places of the one who trained.
 PRIVATE = ("run.", "data.path", "hardware.")
@@ -80,8 +81,8 @@ def _summary(info: BundleInfo, size: int, result: Mapping[str, Any]) -> str:
     shape = info.shape
     dense = shape.labels * shape.width * 4
     lines = [
-        f"Gives a text those of {shape.labels:,} labels that it probably has. Trained on `{info.dataset}`, "
-        f"{info.step:,} steps, loss `{info.loss}`; a text is read up to {info.max_tokens} tokens.",
+        f"Gives a text those of {counted(shape.labels, 'label')} that it probably has. Trained on `{info.dataset}`, "
+        f"{counted(info.step, 'step')}, loss `{info.loss}`; a text is read up to {info.max_tokens} tokens.",
         "",
         f"The last layer is sparse: {shape.head:,} frequent labels read all {shape.width} features, the other "
         f"{shape.labels - shape.head:,} read {min(shape.fan_in, shape.width)} of them, {shape.group_size} labels "
@@ -98,7 +99,7 @@ def _metrics(metrics: Mapping[str, Any], result: Mapping[str, Any]) -> str:
         return "## Metrics\n\nNone were kept with the model."
     split = "Test" if result.get("metrics") else "Validation"
     table = format_table({"this model": metrics, **result.get("baselines", {})})
-    return f"## Metrics\n\n{split} set, {metrics.get('instances', 0):,} texts\n\n```\n{table}\n```"
+    return f"## Metrics\n\n{split} set, {counted(metrics.get('instances', 0), 'text')}\n\n```\n{table}\n```"
 
 
 def _use(onnx: bool) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from engine.inference.report import Report
 
 FORMATS = ("table", "markdown", "latex")
-REPORT = "metrics.json"  # in the folder of --output
+FILES = ("metrics.json", "table.md", "table.tex", "predictions.npz")  # in the folder of --output
 
 
 def add_evaluate(
@@ -44,9 +45,7 @@ def add_evaluate(
     evaluate.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
     evaluate.add_argument("--format", default="table", choices=FORMATS, help="for people, or rows for a paper (table)")
     evaluate.add_argument("--json", action="store_true", help="one JSON object in place of the table")
-    evaluate.add_argument(
-        "--output", type=Path, metavar="DIR", help="also write metrics.json, table.md, table.tex, predictions.npz"
-    )
+    evaluate.add_argument("--output", type=Path, metavar="DIR", help=f"also write {', '.join(FILES)}")
     evaluate.add_argument("--top", type=number, metavar="N", help="labels a row in predictions.npz (the last cut-off)")
     evaluate.add_argument("--overwrite", action="store_true", help="replace the evaluation that is in --output")
 
@@ -75,16 +74,21 @@ def evaluate_command(options: argparse.Namespace, find: Callable[[Path], Path]) 
         print(json.dumps(json_ready(report.to_json()), ensure_ascii=False))
     else:
         print(render(report, options.format))
+    if options.output:
+        print(f"\nwritten to {options.output}: {', '.join(FILES)}", file=sys.stderr)
 
 
 def _check_output(output: Path, overwrite: bool) -> None:
     """Raises ConfigError unless an evaluation may be put at `output`. Only an evaluation is ever replaced."""
     if not output.exists() or (output.is_dir() and not any(output.iterdir())):
         return
-    if not (output / REPORT).is_file() or not (output / "predictions.npz").is_file():
-        raise ConfigError(f"{output} exists and is no evaluation; name another --output")
+    if not (output / FILES[0]).is_file() or not (output / FILES[-1]).is_file():
+        raise ConfigError(
+            f"{output} exists and is no evaluation, so --overwrite would not replace it either; name another --output, "
+            "which may be a new or an empty folder"
+        )
     if not overwrite:
-        raise ConfigError(f"{output} exists; name another --output, or replace it with --overwrite")
+        raise ConfigError(f"{output} has an evaluation already; name another --output, or replace it with --overwrite")
 
 
 def _to_folder(subject: Subject, k: tuple[int, ...], constants: tuple[float, float], top: int, output: Path) -> Report:
@@ -102,13 +106,13 @@ def _to_folder(subject: Subject, k: tuple[int, ...], constants: tuple[float, flo
     try:
         dump = PredictionDump(fresh, len(subject.split), subject.dataset.n_labels, top)
         report = subject.evaluate(k, constants, top, dump.add)
-        dump.save(fresh / "predictions.npz")
-        files = {
-            REPORT: json.dumps(json_ready(report.to_json()), indent=1, ensure_ascii=False),
-            "table.md": render(report, "markdown"),
-            "table.tex": render(report, "latex"),
-        }
-        for name, content in files.items():
+        dump.save(fresh / FILES[-1])
+        contents = (
+            json.dumps(json_ready(report.to_json()), indent=1, ensure_ascii=False),
+            render(report, "markdown"),
+            render(report, "latex"),
+        )
+        for name, content in zip(FILES, contents, strict=False):
             (fresh / name).write_text(content + "\n", encoding="utf-8")
         move_into_place(fresh, output)
     finally:

@@ -38,6 +38,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.data.propensity import inverse_propensity
+from engine.words import counted
 
 BANDS = ("head", "torso", "tail")
 # What is summed for each cut-off: hits, recall, nDCG; inverse propensity, and nDCG with it, achieved and best possible.
@@ -181,7 +182,7 @@ def format_table(results: Mapping[str, Mapping[str, float | int]]) -> str:
     bands = [f"{metric}/{band}" for metric in (f"P@{(cuts or [1])[0]}", f"R@{deepest[0]}") for band in BANDS]
     tables = ["\n".join(_table("in %", results, wanted)) for wanted in (columns, bands)]
     pairs = next((result["filtered_pairs"] for result in results.values() if "filtered_pairs" in result), None)
-    note = "" if pairs is None else f"reciprocal filter: {pairs:,} pairs taken out of the predictions"
+    note = "" if pairs is None else f"reciprocal filter: {counted(pairs, 'pair')} taken out of the predictions"
     return "\n\n".join(filter(None, [*tables, note]))
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.errors import ConfigError, DataError
+from engine.words import counted
 
 
 def add_predict(
@@ -67,7 +68,7 @@ def _to_file(options: argparse.Namespace, model: Path) -> None:
         predictor, source, options.column, options.top, options.output, overwrite=options.overwrite
     )
     earlier = f", {found:,} of them earlier" if found else ""
-    print(f"{options.output}: labels of {count:,} texts{earlier}")
+    print(f"{options.output}: labels of {counted(count, 'text')}{earlier}")
 
 
 def _to_terminal(options: argparse.Namespace, model: Path) -> None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from engine.inference.metrics import BANDS
+from engine.words import counted
 
 # What stands side by side in a table of rows; each fits the width of a page with four cut-offs.
 FAMILIES = (("P", "R", "nDCG"), ("PSP", "PSnDCG"), ("coverage", "ECE"))
@@ -49,11 +50,12 @@ def render(report: Report, format: str, name: str = "this model") -> str:
 
 def _title(report: Report) -> str:
     metrics = report.metrics
-    title = f"{report.split.capitalize()} split of {' '.join(report.dataset.split())}, {metrics['instances']:,} texts"
+    texts = counted(metrics["instances"], "text")
+    title = f"{report.split.capitalize()} split of {' '.join(report.dataset.split())}, {texts}"
     if skipped := metrics["instances_without_labels"]:
-        title += f"; {skipped:,} without labels are left out"
+        title += f"; {skipped:,} without labels {'is' if skipped == 1 else 'are'} left out"
     if "filtered_pairs" in metrics:
-        title += f"; reciprocal filter: {metrics['filtered_pairs']:,} pairs taken out of the predictions"
+        title += f"; reciprocal filter: {counted(metrics['filtered_pairs'], 'pair')} taken out of the predictions"
     return title
 
 

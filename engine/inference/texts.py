@@ -9,11 +9,14 @@ import csv
 import json
 import sys
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 from typing import BinaryIO
 
+from engine.data.csv_header import find_header
 from engine.data.sourcefiles import shown
 from engine.errors import DataError
+from engine.words import counted
 
 LONGEST_LINE = 64 * 2**20  # bytes
 SUFFIXES = (".txt", ".jsonl", ".csv")
@@ -80,15 +83,25 @@ def _csv(lines: Iterator[tuple[int, str]], name: str, column: str) -> Iterator[s
                 raise csv.Error(f"a row of more than {LONGEST_LINE // 2**20} MiB")
             yield line
 
-    reader = csv.DictReader(tracked(), strict=True)
+    rows = tracked()
     limit = csv.field_size_limit(LONGEST_LINE)  # of the whole process: put back at the end
     try:
-        if column not in (reader.fieldnames or ()):
-            found = shown(reader.fieldnames or ())
-            raise DataError(f"{name}:1: no column {column!r} among {found}; name it with --column")
+        first = next((line for line in rows if not line.isspace()), "")
+        separator, header = find_header(Path(name), first, lambda header: column in header)
+        if column not in header:
+            raise DataError(f"{name}:{at}: no column {column!r} among {shown(header)}; name it with --column")
+        place, size = header.index(column), 0
+        reader = csv.reader(chain([first], rows), delimiter=separator, strict=True)
+        next(reader)
         for row in reader:
             size = 0
-            yield _not_empty(row[column], name, at)
+            if row and len(row) != len(header):
+                raise DataError(
+                    f"{name}:{at}: {counted(len(row), 'cell')}, but the header has {len(header)}; put quotes around a "
+                    "text that holds the separator"
+                )
+            if row:
+                yield _not_empty(row[place], name, at)
     except csv.Error as error:
         raise DataError(f"{name}:{at}: {str(error).split(' - ')[0]}; mend the line") from error
     finally:

@@ -20,6 +20,8 @@ TOLERANCE_GIB = 0.6  # a card sold as 8 GB reports a little less than 8 GiB
 CUDA_CONTEXT = int(0.45 * GIB)  # of a process, beside torch's allocator: driver, kernels, libraries' handles
 BF16_CAPABILITY, FP8_CAPABILITY = (8, 0), (8, 9)  # the first NVIDIA GPUs that multiply these
 
+BF16_FLAGS = {"avx512_bf16", "amx_tile"}  # of a processor that does
+
 
 @dataclass(frozen=True)
 class Gpu:
@@ -60,8 +62,7 @@ def detect(device: str = "auto") -> Hardware:
         raise EnvironmentProblem(
             f"hardware.device = cuda, but {built}; `engine doctor` says why, or train with --device cpu"
         )
-    compute = "bf16" if torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported() else "fp32"
-    return Hardware("cpu", "CPU", host_memory(), usable_cores(), compute, available_memory())
+    return Hardware("cpu", "CPU", host_memory(), usable_cores(), cpu_compute(), available_memory())
 
 
 def read_gpu(index: int) -> Gpu:
@@ -116,6 +117,15 @@ def cpu_name() -> str:
             question = ["/usr/sbin/sysctl", "-n", "machdep.cpu.brand_string"]
             return subprocess.run(question, capture_output=True, text=True, check=True, timeout=5).stdout.strip()
     return platform.processor() or platform.machine() or os.name
+
+
+def cpu_compute() -> str:
+    """The number format that this machine's processor multiplies fast: bf16 where it can; fp32 where it cannot, or the
+    system does not tell. Needs no torch, so that a plan made without it is that of the training."""
+    info = Path("/proc/cpuinfo")
+    text = info.read_text(encoding="utf-8", errors="replace") if info.is_file() else ""
+    flags = next((line for line in text.splitlines() if line.startswith("flags")), "").split()
+    return "bf16" if BF16_FLAGS.intersection(flags) else "fp32"
 
 
 def profile_for(hardware: Hardware) -> tuple[str, str | None]:

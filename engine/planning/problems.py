@@ -9,7 +9,7 @@ from pathlib import Path
 from engine.config import RunConfig
 from engine.errors import ConfigError
 from engine.planning.encoders import EncoderShape, encoder_shape, known_shape
-from engine.planning.hardware import GIB, Hardware, detect, host_memory
+from engine.planning.hardware import GIB, Hardware, cpu_compute, detect, host_memory
 from engine.planning.planner import Problem
 
 MODEL_NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")  # on the hub, with or without an owner
@@ -31,11 +31,11 @@ def problem_for(config: RunConfig, hardware: Hardware, labels: int, folders: boo
 
 
 def named_hardware(config: RunConfig, profile: str | None) -> Hardware:
-    """The card, or the CPU, that is asked for; where no memory is named, this machine's."""
+    """The card that is asked for, or this machine's CPU; where no memory is named, this machine's."""
     memory = config.hardware.memory_gib
     if config.hardware.device == "cpu" or profile == "cpu":
         size = host_memory() if memory == "auto" else int(memory * GIB)
-        return Hardware("cpu", f"a CPU with {size / GIB:.1f} GiB", size, 1, "fp32")
+        return Hardware("cpu", f"a CPU with {size / GIB:.1f} GiB", size, 1, cpu_compute())
     if memory == "auto":
         return detect(config.hardware.device)
     name = f"a card with {memory:g} GiB that computes in bf16 (RTX 30 series or newer)"

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from engine.planning.hardware import CUDA_CONTEXT, GIB
 from engine.planning.planner import LADDER, Plan, Problem, fan_ins, fitting, least
+from engine.words import counted
 
 MIB = 2**20
 BAR = 30  # characters of the longest bar
@@ -102,8 +103,8 @@ def format_plan(problem: Problem, plan: Plan) -> str:
     encoder = problem.encoder
     how = "trained" if problem.trained else "frozen"
     lines = [
-        f"{plan.labels:,} labels; encoder {how}, {encoder.parameters / 1e6:.0f} M parameters, {plan.width} features; "
-        f"{problem.tokens} tokens, batch {problem.config.training.batch_size}",
+        f"{counted(plan.labels, 'label')}; encoder {how}, {encoder.parameters / 1e6:.0f} M parameters, "
+        f"{plan.width} features; {counted(problem.tokens, 'token')}, batch {problem.config.training.batch_size}",
         f"on {problem.hardware.name}, {plan.budget_bytes / GIB:.2f} GiB may be taken",
         "",
         f"classifier  {classifier_words(plan)}",

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 from engine.errors import ConfigError, EnvironmentProblem
+from engine.words import counted
 
 MOST_CONNECTIONS = 256
 IDLE_SECONDS = 30  # until a connection without a request is closed
@@ -72,7 +73,9 @@ def serve(model: Path, bound: socket.socket, token: str | None, local: bool, dev
     class Server(uvicorn.Server):
         async def startup(self, sockets: list[socket.socket] | None = None) -> None:
             await super().startup(sockets)
-            print(f"{predictor.labels:,} labels on {url}, described at {url}/docs; Ctrl-C stops", file=sys.stderr)
+            print(
+                f"{counted(predictor.labels, 'label')} on {url}, described at {url}/docs; Ctrl-C stops", file=sys.stderr
+            )
             sys.stderr.flush()
 
     host, port = bound.getsockname()[:2]

@@ -55,6 +55,7 @@ from engine.planning.report import plan_line
 from engine.training.optimizers import FlatAdamW, make_optimizer
 from engine.training.randomness import AUXILIARY, LAYER, ORDER, WEIGHTS, seed_of
 from engine.training.reporter import Reporter
+from engine.words import counted
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -114,10 +115,10 @@ def gather(config: RunConfig, hardware: Hardware, dataset: Dataset, reporter: Re
     if not len(labelled):
         raise DataError(f"{dataset.path}: no training text has a label; there is nothing to learn")
     reporter.say(
-        f"data      {dataset.name}: {len(labelled):,} training texts, {len(dataset.test or ()):,} test texts, "
-        f"{dataset.n_labels:,} labels"
-        + (f"; {skipped:,} texts without labels are skipped" if skipped else "")
-        + (f"; the texts of {len(label_texts):,} labels are trained on, too" if label_texts else "")
+        f"data      {dataset.name}: {counted(len(labelled), 'training text')}, "
+        f"{counted(len(dataset.test or ()), 'test text')}, {counted(dataset.n_labels, 'label')}"
+        + (f"; {counted(skipped, 'text')} without labels {'is' if skipped == 1 else 'are'} skipped" if skipped else "")
+        + (f"; the texts of {counted(len(label_texts), 'label')} are trained on, too" if label_texts else "")
     )
     kind = f"frozen, {hardware.compute}" if frozen else "trained"
     reporter.say(f"encoder   {config.encoder.name}: {kind}, {encoder.width} features, from {directory}")

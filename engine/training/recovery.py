@@ -10,6 +10,7 @@ from dataclasses import replace
 from engine.config import RunConfig
 from engine.planning.encoders import EncoderShape
 from engine.planning.planner import LADDER, Plan
+from engine.words import counted
 
 MOST_NOTCHES = 3
 
@@ -32,8 +33,8 @@ def advice(plan: Plan, problem: str) -> str:
     """One line for the user when nothing gave way any more."""
     fan_in = "" if plan.head == plan.labels else "; or go on with a smaller fan-in: --resume RUN --allow-lower-fan-in"
     return (
-        f"out of memory after {plan.notches} changes of the plan ({problem}). Close other programs that use the GPU "
-        f"and resume; or start a run with a smaller hardware.memory_gib, for which a plan is made{fan_in}"
+        f"out of memory after {counted(plan.notches, 'change')} of the plan ({problem}). Close other programs that use "
+        f"the GPU and resume; or start a run with a smaller hardware.memory_gib, for which a plan is made{fan_in}"
     )
 
 

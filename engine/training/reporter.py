@@ -51,7 +51,7 @@ class Reporter:
                 shown.update(done - shown.n)
                 self.run.heartbeat(message=f"{title}: {done:,} of {total:,} {unit}")
                 if stoppable and self.stopping():
-                    raise StopRequested(f"stopped while {title}; go on with `engine train --resume {self.run.path}`")
+                    raise StopRequested(f"stopped while {title}", f"engine train --resume {self.run.path}")
 
             yield update
 

@@ -18,7 +18,7 @@ from engine.inference.comparison import compare_baselines
 from engine.inference.evaluation import EVALUATION_TOKENS, Ranker, evaluate_rows
 from engine.inference.metrics import Metrics
 from engine.kernels.dispatch import resolve_backend
-from engine.model.bundle import load_bundle, recover_bundle
+from engine.model.bundle import load_bundle, read_info, recover_bundle
 from engine.model.classifier import Classifier
 from engine.model.features import FeatureInputs, by_length
 from engine.planning.hardware import CUDA_CONTEXT, GIB, detect
@@ -108,6 +108,7 @@ def _train(run: RunDirectory, config: RunConfig, profile: str, reporter: Reporte
         "fan_in": "dense" if plan.head == plan.labels else plan.fan_in,
         "group_size": plan.group_size,
         "steps": progress.step,
+        "model_step": read_info(run.model).step,
         "peak_memory_bytes": peak,
         "host_peak_bytes": host_peak_bytes(),
         "training_seconds": round(progress.seconds, 1),

@@ -107,9 +107,7 @@ def _wait_for_turn(reporter: Reporter, turn: Turn) -> None:
     shown = None
     while not turn.take_as_next() and not turn.problem:
         if reporter.stopping():
-            raise StopRequested(
-                f"stopped before its turn; go on with `engine train --resume {reporter.run.path} --queue`"
-            )
+            raise StopRequested("stopped before its turn", f"engine train --resume {reporter.run.path} --queue")
         waiting = f"waiting for {turn.ahead()} to finish"
         if waiting != shown:
             reporter.enter("queued", reporter.step, reporter.total, waiting)
@@ -124,7 +122,7 @@ def _recorded(reporter: Reporter) -> Iterator[None]:
     try:
         yield
     except StopRequested as stop:
-        reporter.enter("stopped", reporter.step, reporter.total, str(stop))
+        reporter.enter("stopped", reporter.step, reporter.total, stop.what)
         raise
     except BaseException as error:
         message = str(error) or type(error).__name__

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ from engine.planning.report import memory_line
 from engine.progress import bar
 from engine.runs import RunDirectory
 from engine.training import checkpoints
+from engine.training.kept_model import kept_line, score_of
 from engine.training.optimizers import FlatAdamW
 from engine.training.peak_memory import host_peak_bytes, memory_bytes
 from engine.training.prepare import Material, classifier_shape
@@ -40,23 +41,31 @@ from engine.training.recovery import advice, lowered
 from engine.training.reporter import Reporter
 from engine.training.schedules import warmup_cosine
 from engine.training.step import Batch, TrainingStep
+from engine.words import counted
 
 LOG_STEPS = 20  # steps between two looks at the loss, which is when the device is waited for
 
 
 @dataclass
 class Progress:
-    """Where training stands; a checkpoint's `state.json` holds it. position: batches done in the epoch."""
+    """Where training stands; a checkpoint's `state.json` holds it. position: batches done in the epoch · best: score of
+    the model that is kept · evaluations_since_best: since one was better than all before; equal is not better."""
 
     step: int = 0
     epoch: int = 0
     position: int = 0
-    best: float = -1.0
+    best: list[float] = field(default_factory=list)
     evaluations_since_best: int = 0
     seconds: float = 0.0
     instances: int = 0
     wall: float = 0.0
     done: bool = False
+
+    @classmethod
+    def from_json(cls, stored: dict[str, Any]) -> Progress:
+        """As `vars` gave it. Where `best` is P@1 alone, as it once was, any model with the same P@1 beats it."""
+        best = stored["best"]
+        return cls(**stored | {"best": best if isinstance(best, list) else [best]})
 
 
 class Trainer:
@@ -147,6 +156,8 @@ class Trainer:
                 self.progress.epoch += 1
                 self.progress.position = 0
                 self.save()
+        if kept := kept_line(self.run):
+            self.reporter.say(f"kept      {kept}")
 
     def _train_epoch(self) -> None:
         progress, since, counted = self.progress, time.monotonic(), 0
@@ -191,8 +202,8 @@ class Trainer:
         if self.reporter.stopping():
             self.save(must=True)
             raise StopRequested(
-                f"stopped at step {self.progress.step:,} of {self.total:,} and saved; "
-                f"go on with `engine train --resume {self.run.path}`"
+                f"stopped at step {self.progress.step:,} of {self.total:,} and saved",
+                f"engine train --resume {self.run.path}",
             )
         if time.monotonic() - self.saved_at > self.config.checkpoint.every_minutes * 60:
             self.save()
@@ -259,24 +270,21 @@ class Trainer:
         return last or (finished and (self.progress.epoch + 1) % self.config.evaluation.every_epochs == 0)
 
     def _evaluate(self) -> None:
-        """Scores on validation and keeps the model if it is the best so far."""
+        """Scores on validation and keeps the model if none so far is better."""
         self._require_finite()
         rows = self.material.validation_rows
         metrics = self.score(rows, lambda rows: self._checkpoint_or_stop()) if len(rows) else {}
-        first = f"P@{self.config.evaluation.k[0]}"
-        value = metrics.get(first, 0.0)
-        progress = self.progress
-        is_best = not metrics or value > progress.best
-        self.run.event("eval", step=progress.step, epoch=progress.epoch, metrics=metrics, best=is_best)
+        progress, score = self.progress, score_of(metrics)
+        is_kept, is_tie = not score or score >= progress.best, bool(score) and score == progress.best
+        self.run.event("eval", step=progress.step, epoch=progress.epoch, metrics=metrics, best=is_kept, tie=is_tie)
         if metrics:
             shown = "  ".join(f"P@{k} {metrics[f'P@{k}']:.2%}" for k in self.config.evaluation.k)
-            note = "  best so far" if is_best else ""
+            note = "  as good as the best, kept" if is_tie else "  best so far, kept" if is_kept else ""
             self.reporter.say(f"epoch {progress.epoch + 1:>3}  validation {shown}{note}", event=False)
-        if is_best:
-            progress.best, progress.evaluations_since_best = value, 0
+        progress.evaluations_since_best = 0 if is_kept and not is_tie else progress.evaluations_since_best + 1
+        if is_kept:
+            progress.best = score
             self._save_bundle(metrics)
-        else:
-            progress.evaluations_since_best += 1
 
     def score(self, rows: np.ndarray, progress: Callable[[int], None]) -> dict[str, float]:
         """Metrics on rows of the train split (int64). progress: called after each batch with its size."""
@@ -299,7 +307,7 @@ class Trainer:
         patience = self.config.evaluation.patience
         if not patience or self.progress.evaluations_since_best < patience:
             return False
-        self.reporter.say(f"stopping early: no better {patience} evaluations long (evaluation.patience)")
+        self.reporter.say(f"stopping early: no better model in {counted(patience, 'evaluation')} (evaluation.patience)")
         return True
 
     # Saving
@@ -366,7 +374,7 @@ class Trainer:
     def load(self, checkpoint) -> None:
         """Continues from `checkpoint` (its folder). The label order is loaded by whoever made the classifier."""
         state = checkpoints.load_state(checkpoint)
-        self.progress = Progress(**state["progress"])
+        self.progress = Progress.from_json(state["progress"])
         self._load_classifier(checkpoint)
         if self.auxiliary:
             checkpoints.load_into(checkpoint, "auxiliary", self.auxiliary.classifier.tensors())

@@ -1,15 +1,17 @@
 """The page that plans: the commands that it shows do what it shows, and it plans as controls move."""
 
 import json
+import re
 import shlex
 import shutil
+from dataclasses import replace
 
 import pytest
 from app_process import serve, stop
 
 from app.wishes import CPU, CUSTOM, HERE, Wishes
 from engine.errors import ConfigError
-from engine.planning.hardware import GIB, Hardware
+from engine.planning.hardware import GIB, Hardware, detect
 from engine.planning.planner import make_plan
 
 MINILM = "sentence-transformers/all-MiniLM-L6-v2"
@@ -25,8 +27,6 @@ WISHES = {
 
 
 def wished(**changes):
-    from dataclasses import replace
-
     return replace(USUAL, **changes)
 
 
@@ -40,6 +40,34 @@ def test_the_command_shown_makes_the_plan_shown(changes, capsys):
     assert {key: printed[key] for key in make_plan(wishes.problem(None, None)).to_json()} == make_plan(
         wishes.problem(None, None)
     ).to_json()
+
+
+@pytest.mark.parametrize("trained", [False, True])
+def test_the_processor_is_planned_for_as_a_training_plans(trained):
+    problem = wished(card=CPU, labels=5000, trained=trained).problem(None, None)
+    training = replace(problem, hardware=detect("cpu"))
+    assert make_plan(problem).predicted_bytes == make_plan(training).predicted_bytes
+
+
+def test_the_processor_that_the_machine_has_found_is_that_of_a_training(tmp_path):
+    from app.jobs import Jobs
+    from app.machine import KIND, REMEMBERED, Machine
+
+    memory = {"usable": 16 * GIB, "free": 12 * GIB}
+    (tmp_path / REMEMBERED).write_text(json.dumps({"device": "cpu", "memory": memory, "cpu": {"cores": 2}}))
+    machine = Machine(Jobs(tmp_path))
+    found = machine.hardware()
+    for job in machine.jobs.list(KIND):
+        machine.jobs.stop(job.id)
+    assert (found.compute, found.free_bytes) == (detect("cpu").compute, 12 * GIB)
+
+
+def test_the_plan_says_for_which_length_of_text_it_is():
+    from app.plan_view import why
+
+    problem = wished(tokens=64).problem(None, None)
+    words = re.sub("<[^>]+>", "", why(problem, make_plan(problem)))
+    assert "The longest text has 64 tokens here; a training counts those of its data" in words
 
 
 @pytest.mark.parametrize("changes", WISHES.values(), ids=WISHES)

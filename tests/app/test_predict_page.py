@@ -203,6 +203,9 @@ def test_the_column_with_the_longest_text_comes_first(tmp_path):
         (tmp_path / name).write_text(content)
         found = columns(tmp_path / name)
         assert (found[0], "title" in found) == ("body", True)
+    for separator in ";\t|":
+        (tmp_path / "a.csv").write_text(f'id{separator}body\n1{separator}"two\nlines"\n')
+        assert columns(tmp_path / "a.csv") == ["body", "id"]
     (tmp_path / "a.txt").write_text("id,title\n")
     assert columns(tmp_path / "a.txt") == []
 

@@ -53,7 +53,7 @@ def test_folders_in_use_are_measured(tmp_path):
     (tmp_path / "runs" / "one").mkdir(parents=True)
     (tmp_path / "runs" / "one" / "file").write_bytes(bytes(3 * 2**20))
     shown = folders(Workspace(tmp_path / "runs", tmp_path / "datasets"))
-    assert "3 MiB in 1 files" in shown and "not made yet" in shown
+    assert "3 MiB in 1 file" in shown and "not made yet" in shown
 
 
 @pytest.fixture(scope="module")

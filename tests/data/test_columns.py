@@ -9,6 +9,7 @@ import pytest
 
 from engine.cli import main
 from engine.data.columns import look_at
+from engine.data.importers import import_dataset
 from engine.errors import DataError
 
 
@@ -19,6 +20,12 @@ def test_the_columns_of_a_table_are_found_whatever_separates_them(tmp_path, name
     (tmp_path / name).write_text("\n".join(lines))
     found = look_at(tmp_path / name)
     assert (found["columns"], found["rows"]) == (["title", "tags"], [["one, two", "x"], ["three", "y"]])
+
+
+def test_a_wrong_name_is_answered_by_the_columns_that_the_file_has(tmp_path):
+    (tmp_path / "a.csv").write_text("title;tags\none;x\n")
+    with pytest.raises(DataError, match=r"no column 'text'; found 'title', 'tags'; name the columns"):
+        import_dataset(tmp_path / "a.csv", tmp_path / "out")
 
 
 def test_json_lines_and_parquet(tmp_path):

@@ -25,7 +25,7 @@ def test_bad_rows_are_left_out_counted_and_listed(source, tmp_path):
     assert dataset.label_names() == ["a", "c"], "a label of nothing but bad rows is none"
     expected = {"empty text": 1, "wrong number of cells": 2, "not UTF-8": 1, "malformed row": 1}
     assert problems.counts() == dataset.meta["details"]["problems"] == expected
-    assert problems.kinds["wrong number of cells"].first == f"{source}:4: 1 cells, but the header has 2"
+    assert problems.kinds["wrong number of cells"].first == f"{source}:4: 1 cell, but the header has 2"
     listed = [json.loads(line) for line in (dataset.path / REPORT).read_text().splitlines()]
     places = {"empty text": [3], "wrong number of cells": [4, 8], "not UTF-8": [6], "malformed row": [9]}
     for kind, lines in places.items():
@@ -60,14 +60,14 @@ def test_without_problems_there_is_no_report(tmp_path):
 
 def test_a_file_of_nothing_but_problems_is_refused_with_the_first(tmp_path):
     (tmp_path / "t.jsonl").write_text('{"body": "x"}\n' * 3)
-    with pytest.raises(DataError, match=r"t\.jsonl:1: no column 'text'; found 'body'.*of 3 problems the first"):
+    with pytest.raises(DataError, match=r"t\.jsonl:1: no column 'text'; found 'body'.*the first of 3 problems"):
         import_dataset(tmp_path / "t.jsonl", tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
 def test_a_file_that_is_all_held_out_says_so(tmp_path):
     (tmp_path / "t.csv").write_text("text,labels\nfine,a\n")
-    with pytest.raises(DataError, match="all 1 texts were held out for testing; lower the test fraction"):
+    with pytest.raises(DataError, match=r"every text \(1\) was held out for testing; lower the test fraction"):
         import_dataset(tmp_path / "t.csv", tmp_path / "out", test_fraction=0.999999)
 
 

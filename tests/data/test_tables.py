@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from engine.cli import main
 from engine.data.importers import import_dataset
 from engine.data.problems import Problems
 from engine.data.table_readers import TableColumns
@@ -64,7 +65,7 @@ def test_a_tenth_of_one_file_is_held_out_by_text(tmp_path):
     ("name", "content", "message"),
     [
         ("t.csv", "body,labels\nx,y\n", r"t\.csv:1: no column 'text'; found 'body', 'labels'"),
-        ("t.csv", 'text,labels\n"two\nlines",a\nx\n', r"t\.csv:4: 1 cells, but the header has 2"),
+        ("t.csv", 'text,labels\n"two\nlines",a\nx\n', r"t\.csv:4: 1 cell, but the header has 2"),
         ("t.csv", 'text,labels\nfine,a\n"open,a\n', r"t\.csv:3: malformed row"),
         ("t.csv", "text,labels\nfine,a\n ,a\n", r"t\.csv:3: empty text"),
         ("t.csv", "text,labels\n", "no train instances"),
@@ -125,6 +126,44 @@ def test_other_separators_of_columns_are_found(tmp_path, separator):
     (tmp_path / "t.csv").write_text(f"text{separator}labels\nHello, world{separator}a\n")
     dataset = import_dataset(tmp_path / "t.csv", tmp_path / "out", test_fraction=0)
     assert list(dataset.train.texts()) == ["Hello, world"]
+
+
+@pytest.mark.parametrize(
+    ("delimiter", "cells", "is_unused"),
+    [(";", ["a", "b,c"], True), (";", ["a", "b;c"], False), (";", ["", " "], False), ("", ["a"], False)],
+)
+def test_a_delimiter_that_no_cell_has_is_recorded(tmp_path, delimiter, cells, is_unused):
+    with open(tmp_path / "t.csv", "w", newline="") as stream:
+        csv.writer(stream).writerows([("text", "labels"), *((f"text {i}", cell) for i, cell in enumerate(cells))])
+    columns = TableColumns(delimiter=delimiter)
+    dataset = import_dataset(tmp_path / "t.csv", tmp_path / "out", columns=columns, test_fraction=0)
+    assert dataset.meta["details"].get("unused_delimiter", False) is is_unused
+
+
+@pytest.mark.parametrize(
+    ("delimiter", "hint"),
+    [(";", "what separates the columns is found by itself: leave --delimiter out"), ("/", "it is found in the first")],
+)
+def test_the_command_warns_of_a_delimiter_that_no_cell_has(tmp_path, capsys, delimiter, hint):
+    (tmp_path / "t.csv").write_text("text;labels\none;a\ntwo;b,c\n")
+    assert (
+        main(
+            [
+                "data",
+                "import",
+                str(tmp_path / "t.csv"),
+                "--output",
+                str(tmp_path / "o"),
+                "--delimiter",
+                delimiter,
+                "--test-fraction",
+                "0",
+            ]
+        )
+        == 0
+    )
+    (warning,) = (line for line in capsys.readouterr().out.splitlines() if line.startswith("warning"))
+    assert f"no field of labels has the --delimiter {delimiter!r}" in warning and hint in warning
 
 
 @pytest.mark.parametrize("labels", [[["a", "b"], None, []], ["a;b", None, ""], [[1, 2], [], None], [7, None, None]])

@@ -110,7 +110,8 @@ def fails(capsys, *arguments):
 def test_only_an_evaluation_is_replaced_and_only_on_request(trained, tmp_path, capsys):
     out = tmp_path / "out"
     out.mkdir()
-    evaluated(capsys, trained, "--output", out)
+    assert main(["evaluate", str(trained), "--output", str(out)]) == 0
+    assert f"written to {out}: metrics.json, table.md, table.tex, predictions.npz" in capsys.readouterr().err
     assert "replace it with --overwrite" in fails(capsys, trained, "--output", out)
     (out / "table.md").write_text("changed")
     evaluated(capsys, trained, "--output", out, "--overwrite")
@@ -118,7 +119,9 @@ def test_only_an_evaluation_is_replaced_and_only_on_request(trained, tmp_path, c
     mine = tmp_path / "mine"
     mine.mkdir()
     (mine / "metrics.json").write_text("{}")
-    assert "is no evaluation" in fails(capsys, trained, "--output", mine, "--overwrite")
+    assert "is no evaluation, so --overwrite would not replace it either" in fails(
+        capsys, trained, "--output", mine, "--overwrite"
+    )
     assert [file.name for file in mine.iterdir()] == ["metrics.json"]
 
 

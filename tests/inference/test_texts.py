@@ -70,3 +70,25 @@ def test_what_is_no_file_of_texts_is_named(tmp_path, name):
     (tmp_path / "folder.txt").mkdir()
     with pytest.raises(DataError, match=name):
         list(read_texts(str(tmp_path / name)))
+
+
+@pytest.mark.parametrize("separator", [",", ";", "\t", "|"])
+def test_the_separator_of_the_columns_is_found_as_an_import_finds_it(tmp_path, separator):
+    rows = [("id", "text"), (1, f"one{separator} with the separator"), (2, "two;\nin lines, and | more")]
+    with open(tmp_path / "t.csv", "w", newline="") as stream:
+        stream.write("\n")  # a blank line in front
+        csv.writer(stream, delimiter=separator).writerows(rows)
+    assert list(read_texts(str(tmp_path / "t.csv"))) == [text for _, text in rows[1:]]
+
+
+@pytest.mark.parametrize(("row", "cells"), [("a text, with a comma,x", 3), ("alone", 1)])
+def test_a_row_of_other_cells_than_the_header_is_refused(tmp_path, row, cells):
+    (tmp_path / "t.csv").write_text(f"text,b\nfine,x\n{row}\n")
+    with pytest.raises(DataError, match=rf"t\.csv:3: {cells} cells?, but the header has 2; put quotes around"):
+        list(read_texts(str(tmp_path / "t.csv")))
+
+
+def test_columns_that_are_not_there_are_shown_apart(tmp_path):
+    (tmp_path / "t.csv").write_text("id;words\n1;one\n")
+    with pytest.raises(DataError, match=r"t\.csv:1: no column 'text' among 'id', 'words'; name it with --column"):
+        list(read_texts(str(tmp_path / "t.csv")))

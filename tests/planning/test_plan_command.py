@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from engine.cli import main
+from engine.planning.hardware import cpu_compute
 
 SOURCE = Path(__file__).parents[2]
 CASE = "--labels 8000000 --vram 8 --encoder bert-base-uncased --tokens 128".split()
@@ -71,6 +72,14 @@ def test_on_a_cpu_the_plan_is_against_host_memory(capsys):
     assert (found["device"], found["weight_dtype"], found["host_bytes"]) == ("cpu", "fp32", 0)
     assert "program" in found["components"]
     assert json.loads(plan(capsys, "--labels", "1000", "--profile", "cpu", "--json"))["device"] == "cpu"
+
+
+@pytest.mark.skipif(not Path("/proc/cpuinfo").is_file(), reason="only Linux tells what a processor can do")
+def test_a_plan_without_torch_knows_the_numbers_that_torch_computes_fast():
+    import torch
+
+    fast = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    assert cpu_compute() == ("bf16" if fast else "fp32")
 
 
 def test_without_memory_or_profile_the_plan_is_for_this_machine(capsys):

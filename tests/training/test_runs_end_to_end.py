@@ -132,6 +132,7 @@ def test_a_stopped_run_resumes_to_the_same_bits(tiny_flags, tmp_path, more, monk
     status = json.loads((run / "status.json").read_text())
     assert status["state"] == "stopped"
     assert 40 <= status["step"] < status["total"]
+    assert status["message"] == f"stopped at step {status['step']:,} of {status['total']:,} and saved"
     rewired = [event["step"] for event in RunDirectory(run).events(["rewire"])]
     assert main(["train", "--resume", str(run)]) == 0
     assert [e["step"] for e in RunDirectory(run).events(["rewire"])][: len(rewired)] == rewired
@@ -169,7 +170,7 @@ def wait_for(condition, process, seconds=60):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_signals_save_and_stop(tiny_flags, tmp_path, number):
+def test_signals_save_and_stop(tiny_flags, tmp_path, number, capsys):
     flags = [*tiny_flags, "--epochs", "2000"]
     process = subprocess.Popen(
         [sys.executable, "-m", "engine", "train", *flags, "--output", str(tmp_path)],
@@ -182,6 +183,8 @@ def test_signals_save_and_stop(tiny_flags, tmp_path, number):
     (run,) = tmp_path.glob("2*")
     assert f"engine train --resume {run}" in errors
     step = json.loads((run / "status.json").read_text())["step"]
+    assert main(["runs", "show", str(run)]) == 0
+    assert f"go on with `engine train --resume {run}`" in capsys.readouterr().out
     assert (run / "checkpoints" / f"step_{step}" / "manifest.json").is_file()
 
 

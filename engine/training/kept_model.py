@@ -1,0 +1,36 @@
+"""Which model of a training is kept: the best on the validation texts, and of equal ones the last, which saw most."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+
+from engine.runs import RunDirectory
+from engine.words import counted
+
+DIGITS = 9  # of a metric; what differs less does so by the order of a sum
+
+
+def score_of(metrics: Mapping[str, float]) -> list[float]:
+    """What models are compared by, the first that differs deciding: P at each cut-off, then nDCG. Empty without any."""
+    found = [re.fullmatch(r"(P|nDCG)@(\d+)", name) for name in metrics]
+    keys = sorted((match[1] != "P", int(match[2]), match[0]) for match in found if match)
+    return [0.0 if math.isnan(metrics[key]) else round(metrics[key], DIGITS) for _, _, key in keys]
+
+
+def kept_line(run: RunDirectory) -> str | None:
+    """In words, for people: of which step the model of the run is, and why; None before the first evaluation."""
+    kept = None
+    for event in run.events({"eval"}):
+        if event.get("best"):
+            kept = event
+    if kept is None:
+        return None
+    line = f"the model of step {kept['step']:,} (epoch {kept['epoch'] + 1})"
+    metrics = kept["metrics"]
+    if not metrics:
+        return f"{line}, the last: there are no validation texts to choose by"
+    found = ", ".join(f"{name} {value:.1%}" for name, value in metrics.items() if re.fullmatch(r"P@\d+", name))
+    why = "the last of those equally good" if kept.get("tie") else "the best"
+    return f"{line}, {why} on {counted(metrics['instances'], 'validation text')}: {found}"

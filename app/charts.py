@@ -72,7 +72,7 @@ def line_chart(
     if not drawn:
         return _figure(title, '<div class="empty">nothing measured yet</div>', "")
     xs, ys = np.concatenate([x for _, x, _, _ in drawn]), np.concatenate([y for _, _, y, _ in drawn])
-    across = _Axis(xs.min(), xs.max(), log_x, tight=True)
+    across = _Axis(xs.min(), xs.max(), log_x, tight=True, whole=bool((xs == xs.round()).all()))
     up = _Axis(0.0 if from_zero else ys.min(), ys.max(), log_y)
     shapes = []
     for line, x, y, colour in drawn:
@@ -124,9 +124,11 @@ def histogram(title: str, bins: Sequence[Sequence[int]], x_label: str, y_label: 
 
 
 class _Axis:
-    """From numbers to places between 0 and 1. tight: the ends are the lowest and highest value, not ticks."""
+    """From numbers to places between 0 and 1. tight: the ends are the lowest and highest value, not ticks · whole: only
+    whole numbers are ticks.
+    """
 
-    def __init__(self, low: float, high: float, log: bool, tight: bool = False):
+    def __init__(self, low: float, high: float, log: bool, tight: bool = False, whole: bool = False):
         self.log = log
         if log:
             low, high = math.log10(low), math.log10(high)
@@ -137,7 +139,7 @@ class _Axis:
             first, last = math.floor(low), math.ceil(high)
             places = [float(n) for n in range(first, last + 1, step)]
         else:
-            step = _step((high - low) / 4)
+            step = max(_step((high - low) / 4), float(whole))
             first, last = math.floor(low / step + 1e-9) * step, math.ceil(high / step - 1e-9) * step
             places = [first + step * n for n in range(round((last - first) / step) + 1)]
         self.low, self.high = (low, high) if tight else (min(low, places[0]), max(high, places[-1]))

@@ -60,8 +60,11 @@ def numbers(run: RunSummary, history: History, plan: dict, result: dict) -> str:
         rows.append((f"Peak {where}", size(measured), f"predicted {size(predicted)}" if predicted else ""))
     if host and plan.get("device") == "cuda":
         rows.append(("Peak host memory", size(host), f"predicted {size(plan.get('host_bytes'))}"))
-    if history.curve("instances_per_second").last is not None:
-        rows.append(("Speed", f"{history.curve('instances_per_second').last:,.0f}", "texts a second"))
+    speed, over = result.get("instances_per_second"), "texts a second, on average"
+    if speed is None:
+        speed, over = history.curve("instances_per_second").last, "texts a second now"
+    if speed is not None:
+        rows.append(("Speed", f"{speed:,.0f}", over))
     if plan:
         dense = plan.get("head") == plan.get("labels")
         fan_in = "dense" if dense else f"{plan['fan_in']:,} of {plan['width']:,}"

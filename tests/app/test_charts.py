@@ -56,3 +56,9 @@ def test_histogram_shows_small_counts_and_none():
 )
 def test_numbers_on_an_axis(value, text):
     assert plain(value) == text
+
+
+def test_steps_are_whole_numbers():
+    chart = line_chart("t", [Series("s", [1, 2, 3], [0.1, 0.2, 0.3])])
+    below = chart[chart.index('<div class="x">') :]
+    assert re.findall(r">([\d.]+)</span>", below) == ["1", "2", "3"]

@@ -145,7 +145,7 @@ def test_a_second_import_waits_for_the_first_one_which_leaves_no_files(imports, 
 def test_a_failed_import_says_the_importers_line(imports, tmp_path):
     imports.start([str(write_table(tmp_path / "mine.csv"))], "mine", Choices(("nothing",), "tags"))
     failed = until(lambda: next((job for job in imports.list() if job.state == "failed"), None))
-    assert outcome(failed).startswith("mine.csv:1: no column 'nothing'; found 'title;body;tags'")
+    assert outcome(failed).startswith("mine.csv:1: no column 'nothing'; found 'title', 'body', 'tags'")
 
 
 # What is in a dataset

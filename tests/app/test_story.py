@@ -11,6 +11,7 @@ import time
 import pytest
 from app_process import serve, stop
 
+from engine.data.manifest import read_manifest
 from engine.runs import list_runs
 
 
@@ -90,16 +91,26 @@ def shown(page, run, text):
 
 
 def test_data_plan_training_questions(page, server, folder, tiny_encoder):
-    # Data
+    # The built-in corpus
     open_page(page, "Data")
-    choose(page, "Dataset", re.compile("^tiny"))
-    page.get_by_text("600").first.wait_for()
-    page.get_by_role("button", name="Train with this data").click()
+    page.get_by_role("button", name="Use the built-in corpus").click()
+    page.locator("#origin").get_by_text("python-stdlib").wait_for()
+    labels = f"{read_manifest(folder / 'datasets' / 'python-stdlib')[0]['n_labels']:,} labels"
+    page.locator("#about").get_by_text(labels.split()[0]).first.wait_for()
+    # What fits
+    page.get_by_role("button", name="Plan with this data").click()
+    page.get_by_text("Predicted memory at its peak").wait_for()
+    page.get_by_label("Features a label reads (fan-in)").click()
+    page.get_by_role("option", name="64", exact=True).click()
+    page.locator("#plan").get_by_text("64 of 384").wait_for()
+    page.locator("#plan-commands").get_by_text("--set classifier.fan_in=64").first.wait_for()
+    page.get_by_role("button", name="Train with these settings").click()
     # A training, watched over a reload
     page.get_by_role("button", name="Start training").wait_for()
-    assert field(page, "data.path").input_value().startswith("tiny")
-    fill_in(page, tiny_encoder, "first", **{"training.epochs": 40_000})
-    page.get_by_text("120 labels: fan-in 8 of 32").wait_for()
+    assert field(page, "data.path").input_value().startswith("Python API finder, standard")
+    assert field(page, "classifier.fan_in").input_value() == "64"
+    fill_in(page, tiny_encoder, "first", "Python API finder, standard", **{"training.epochs": 40_000})
+    page.get_by_text(f"{labels}: fan-in 8 of 32").wait_for()
     page.get_by_role("button", name="Start training").click()
     shown(page, "first", re.compile("step [1-9].* of "))
     (run,) = list_runs(folder / "runs")

@@ -29,7 +29,7 @@ from engine.config import RunConfig
 from engine.kernels.dispatch import resolve_backend
 from engine.kernels.layer import Positives
 from engine.model.classifier import Classifier, ClassifierShape
-from engine.model.encoder import FeatureHead, TextEncoder, checkpoint_activations
+from engine.model.encoder import FeatureHead, TextEncoder, checkpoint_activations, compile_encoder
 from engine.model.features import FeatureModel, Inputs
 from engine.model.grouping import balanced_order, label_vectors
 from engine.planning.activations import Activations, Precision
@@ -115,10 +115,10 @@ def _sparse(name: str, shape: Shape, options: PipelineOptions, hardware: Hardwar
     config = _config(shape, options)
     encoder = new_encoder(shape.encoder, SEED)
     plan = make_plan(Problem(config, hardware, shape.labels, ENCODERS[shape.encoder], shape.tokens, padded=False))
-    if plan.checkpoint_every:
-        checkpoint_activations(encoder, plan.checkpoint_every, config.encoder.compile)
     if config.encoder.compile:
-        encoder.model.compile(dynamic=True)
+        compile_encoder(encoder)
+    if plan.checkpoint_every:
+        checkpoint_activations(encoder, plan.checkpoint_every)
     backend, line = resolve_backend(config.classifier.backend, device)
     model = FeatureModel(encoder, FeatureHead(encoder.width, 0, config.encoder.dropout))
     dtype = torch.bfloat16 if plan.compute == "bf16" else torch.float32
@@ -181,7 +181,7 @@ def _dense(name: str, shape: Shape, options: PipelineOptions, device: torch.devi
         why = f"needs about {needed / GIB:.2f} GiB, {free / GIB:.2f} GiB are free"
         return Measurement(name, shape.labels, note, skipped=why)
     if _config(shape, options).encoder.compile:
-        encoder.model.compile(dynamic=True)
+        compile_encoder(encoder)
     encoder.to(device).train()
     optimizer = torch.optim.AdamW(encoder.parameters(), lr=5e-5, fused=True)
     dtype = torch.bfloat16 if name == "elmo" else torch.float32

@@ -90,7 +90,9 @@ def step_tile(layer: LabelLayer, batch: int) -> Tile:
     # fp32 products are three products each: their operands would not fit beside each other
     if layer.weight.dtype == torch.float32 or padded > 256 or padded * rows > 8192:
         return Tile(rows, 64, 0, min(instances, 64), 4, labels_first=labels_first)
-    registers = 168 if rows <= 32 and padded <= 128 else None  # three programs a multiprocessor
+    registers = None
+    if padded <= 128:  # three programs a multiprocessor
+        registers = 168 if rows <= 32 else 160
     parts = 1 if padded <= 64 else 2
     instances = min(instances, 64) if padded == 256 else instances
     return Tile(rows, padded // parts, parts, instances, 4, registers, labels_first)

@@ -127,6 +127,8 @@ def load_bundle(path: Path, device: torch.device | str, dtype: torch.dtype, back
             state = {name: tensors.pop(f"intermediate.{name}") for name in ("weight", "bias")}
             head.linear.load_state_dict(state)
         classifier = Classifier.from_tensors(info.shape, tensors, backend)
+    except torch.OutOfMemoryError:  # a RuntimeError, but the file is good
+        raise
     except (OSError, SafetensorError, KeyError, RuntimeError) as error:
         raise DataError(f"{path / 'classifier.safetensors'}: {error}; copy the model again") from error
     encoder = load_encoder(path / "encoder", info.pooling, dtype)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from engine.errors import ConfigError
 from engine.model.architectures import FULL_ATTENTION
-from engine.model.recompute import recompute_layers
+from engine.model.recompute import compile_layers, recompute_layers
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -132,12 +132,25 @@ def check_length(encoder: TextEncoder, max_tokens: int) -> None:
         raise ConfigError(f"data.max_tokens = {max_tokens} exceeds the encoder's {positions} positions; lower it")
 
 
-def checkpoint_activations(encoder: TextEncoder, every_n_layers: int, compiled: bool = False) -> None:
-    """Every n-th layer keeps its input only and is recomputed in backward; compiled: the model is (torch.compile)."""
-    from transformers.modeling_layers import GradientCheckpointingLayer
-
-    layers = [module for module in encoder.model.modules() if isinstance(module, GradientCheckpointingLayer)]
+def checkpoint_activations(encoder: TextEncoder, every_n_layers: int) -> None:
+    """Every n-th layer keeps its input only and is recomputed in backward."""
+    layers = _layers(encoder)
     if not layers:
         kind = encoder.model.config.model_type
         raise ConfigError(f"encoders of type {kind} cannot recompute layers; set encoder.checkpointing=off")
-    recompute_layers(layers[::every_n_layers], compiled)
+    recompute_layers(layers[::every_n_layers])
+
+
+def compile_encoder(encoder: TextEncoder) -> None:
+    """Compiles the layers; to be called before `checkpoint_activations`."""
+    layers = _layers(encoder)
+    if layers:
+        compile_layers(layers)
+    else:
+        encoder.model.compile(dynamic=True)
+
+
+def _layers(encoder: TextEncoder) -> list[nn.Module]:
+    from transformers.modeling_layers import GradientCheckpointingLayer
+
+    return [module for module in encoder.model.modules() if isinstance(module, GradientCheckpointingLayer)]

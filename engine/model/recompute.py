@@ -16,20 +16,19 @@ from torch import Tensor, nn
 ODD = 0x9E3779B97F4A7C15
 
 
-def recompute_layers(layers: list[nn.Module], compiled: bool) -> None:
-    """Makes the layers recompute themselves where gradients are asked for; those that do already stay as they are.
-
-    compiled: their model is compiled, and torch.utils.checkpoint is used, which torch.compile sees through.
-    """
+def recompute_layers(layers: list[nn.Module]) -> None:
+    """Makes the layers recompute themselves where gradients are asked for; those that do already stay as they are."""
     for number, layer in enumerate(layers):
-        if "forward" not in vars(layer):
-            layer.forward = partial(_compilable if compiled else _forward, layer.forward, number)
+        if not isinstance(layer.forward, partial):
+            layer.forward = partial(_forward, layer.forward, number)
 
 
-def _compilable(forward: Callable, number: int, hidden: Tensor, *rest: Any, **named: Any) -> Any:
-    from torch.utils.checkpoint import checkpoint
-
-    return checkpoint(forward, hidden, *rest, use_reentrant=False, **named)
+def compile_layers(layers: list[nn.Module]) -> None:
+    """Compiles (torch.compile) what the layers compute: one of them, for all run the same code. Before they are made to
+    recompute themselves, so that a compiled layer is what is computed again."""
+    for layer in layers:
+        assert not isinstance(layer.forward, partial), "layers that recompute themselves are compiled too late"
+        layer.forward = torch.compile(layer.forward, dynamic=True)
 
 
 def _forward(forward: Callable, number: int, hidden: Tensor, *rest: Any, **named: Any) -> Any:

@@ -18,6 +18,10 @@ from engine.planning.encoders import EncoderShape
 MIB = 2**20
 ROUNDING, LARGE = MIB // 5, MIB  # of the allocator: what a tensor above LARGE takes beyond its size, on average
 BIAS_MULTIPLE = 16  # columns to which memory-efficient attention fills up its mask
+# torch sums over rows, as for the gradient of a bias, in blocks of SUM_OUTPUTS columns, which are SUM_BLOCKS in all on
+# an H100 or H200 (16 a multiprocessor) and fewer on smaller cards; each writes SUM_BYTES a column of its own.
+SUM_OUTPUTS, SUM_BLOCKS, SUM_BYTES = 128, 16 * 132, 4 * 128
+SUM_ROWS = 4 * 256  # fewer rows are summed by one block
 
 
 @dataclass(frozen=True)
@@ -121,10 +125,20 @@ class Activations:
         """While the inner half of a layer goes backward: the gradients of its two inner tensors and of its output,
         less a mask that is no longer needed."""
         e, p = self.encoder, self.precision
-        inner = self.count * e.intermediate * p.value
+        inner, wide = self.count * e.intermediate * p.value, self.count * e.hidden * p.value
         if e.gated:
-            return 4 * inner + 2 * self.count * e.hidden * p.value
-        return 2 * inner + self.count * e.hidden * (p.value - (p.mask if e.dropout > 0 and p.mask == 1 else 0))
+            return 4 * inner + 2 * wide
+        mask = self.count * e.hidden * p.mask if e.dropout > 0 and p.mask == 1 else 0
+        # later the inner tensors are gone, and the gradient of the inner bias is summed
+        return max(2 * inner, self.bias_sum() - inner) + wide - mask
+
+    def bias_sum(self) -> int:
+        """What torch takes to sum the gradient of the inner product's bias over all tokens."""
+        if self.device != "cuda" or self.count < SUM_ROWS:
+            return 0
+        columns, values = self.encoder.intermediate, self.count // 4  # rows of each of a block's four threads
+        blocks = max(min(-(-SUM_BLOCKS * SUM_OUTPUTS // columns), -(-values // 16)), -(-values // 256))
+        return SUM_BYTES * columns * blocks
 
     def after_first_layers(self, checkpoint_every: int, layers: int) -> int:
         """What is alive when backward has passed the last `layers` layers and the inner half of the one below."""

@@ -237,8 +237,11 @@ def _steps(s: Setting, resident: Phase) -> dict[str, Phase]:
 
 
 def update_bytes(elements: int, s: Setting) -> int:
-    """Temporaries of the optimizer for `elements` parameters: the gradients of neighbours side by side, in fp32, and
-    clipped; the fp32 weights where they are made of two halves; with fp32 moments a square and a denominator."""
+    """Temporaries of the optimizer for `elements` parameters: the gradients of neighbours side by side; where no kernel
+    does the rest at once, also these in fp32, and clipped; the fp32 weights where they are made of two halves; with
+    fp32 moments a square and a denominator."""
+    if s.backend == "triton" and s.encoder_optimizer == "adamw8bit" and s.precision.parameter == 2:
+        return s.precision.parameter * elements
     copies = 2 + (s.precision.parameter == 2) + 2 * (s.encoder_optimizer == "adamw")
     return (4 * copies + s.precision.parameter) * elements
 

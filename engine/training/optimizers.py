@@ -1,7 +1,7 @@
 """AdamW for everything below the classifier, over a few flat tensors instead of a hundred parameters.
 
 The parameters of a kind (matrices or vectors, of the encoder or of the intermediate layer) are views of one
-tensor; neighbours are updated together, in buckets: an optimizer step is a few hundred kernels, not a loop over
+tensor; neighbours are updated together, in buckets: an optimizer step is a few launches a bucket, not a loop over
 parameters that waits for the device each time.
 
 Where the encoder computes in bf16, its parameters are bf16 and the bits that bf16 cannot hold lie beside them;
@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from weakref import WeakMethod
 
 import torch
@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from engine.config import RunConfig
 from engine.kernels.adamw8bit import QUANTIZATION_BLOCK, adamw8bit_, new_moments
+from engine.kernels.dispatch import triton_problem
 from engine.model.features import FeatureModel
 
 BETAS = (0.9, 0.999)
@@ -46,11 +47,29 @@ class Bucket:
     updated: int = 0
 
 
+@dataclass(frozen=True)
+class Clipping:
+    """norm: fp32 scalar, of the gradients clipped together · most: what it may be, 0 for any · loss_scale: what the
+    gradients were multiplied by (the norm is already divided by it)."""
+
+    norm: Tensor
+    most: float
+    loss_scale: float
+
+    @cached_property
+    def scale(self) -> Tensor | None:
+        """fp32 scalar by which gradients are multiplied to undo their scaling and to clip them; None for 1."""
+        if self.most:
+            return (self.most / (self.norm + 1e-6)).clamp(max=1.0) / self.loss_scale
+        return torch.full_like(self.norm, 1.0 / self.loss_scale) if self.loss_scale != 1.0 else None
+
+
 class Segment:
     """Parameters of one kind as views of `value`, with their master bits and moments.
 
     value [N], bf16 or fp32 · low [N] int16 with bf16, else None · moments: 8 bit, or two fp32 [N] · slots: where
-    each parameter lies. Every slot starts at a multiple of QUANTIZATION_BLOCK; what lies between slots stays zero.
+    each parameter lies. Every slot starts at a multiple of QUANTIZATION_BLOCK; what lies between slots stays zero ·
+    fused: updated by one kernel a bucket.
     """
 
     def __init__(
@@ -64,7 +83,9 @@ class Segment:
         dtype: torch.dtype,
         device: torch.device,
         in_backward: bool,
+        fused: bool = False,
     ) -> None:
+        self.fused = fused and eight_bit and dtype == torch.bfloat16
         self.name, self.learning_rate, self.weight_decay, self.eight_bit = name, learning_rate, weight_decay, eight_bit
         self.in_backward = in_backward
         self.slots: list[tuple[nn.Parameter, slice]] = []
@@ -109,13 +130,24 @@ class Segment:
         for parameter, slot in bucket.slots:
             count = slot.stop - slot.start
             parts.append(parameter.data.new_zeros(count) if parameter.grad is None else parameter.grad.reshape(-1))
-            parts.append(self.padding[: -count % QUANTIZATION_BLOCK])
+            if count % QUANTIZATION_BLOCK:
+                parts.append(self.padding[: -count % QUANTIZATION_BLOCK])
             parameter.grad = None
         return torch.cat(parts)[: bucket.at.stop - bucket.at.start] if len(bucket.slots) > 1 else parts[0]
 
-    def update(self, at: slice, grad: Tensor, scale: Tensor | None, step: int, factor: float) -> None:
-        """Moves the elements `at`; grad: theirs, flat, any float dtype · scale: fp32 scalar to multiply it by."""
+    def update(self, at: slice, grad: Tensor, clipping: Clipping, step: int, factor: float) -> None:
+        """Moves the elements `at`; grad: theirs, flat, any float dtype."""
         learning_rate = self.learning_rate * factor
+        if self.fused:
+            from engine.kernels.triton_adamw8bit import adamw8bit_halves_
+
+            assert clipping.loss_scale == 1.0
+            adamw8bit_halves_(
+                self.value, self.low, grad, self.moments, at.start, clipping.norm, clipping.most, step=step,
+                learning_rate=learning_rate, betas=BETAS, eps=EPS, weight_decay=self.weight_decay,
+            )  # fmt: skip
+            return
+        scale = clipping.scale
         for first, last in _pieces(at):
             weight = self._master(first, last)
             part = grad[first - at.start : last - at.start].float()
@@ -166,7 +198,7 @@ class FlatAdamW:
         A step that fails, out of memory, may be taken again: what it has updated is not updated twice.
         """
         self.step, self.factor = step, factor
-        self.grad_norm = torch.zeros_like(self.grad_norm)
+        self.norms: list[Tensor] = []  # of the buckets updated in backward
         try:
             yield
             self._update()
@@ -190,17 +222,17 @@ class FlatAdamW:
         grads = [parameter.grad for parameter, _ in slots if parameter.grad is not None]
         norms = torch._foreach_norm(grads, 2, dtype=torch.float32)
         norm = torch.linalg.vector_norm(torch.stack(norms)) / self.scale
-        self.grad_norm = torch.hypot(self.grad_norm, norm)
+        self.grad_norm = torch.linalg.vector_norm(torch.stack([*self.norms, norm]))
         if self.scales and not self._is_finite(norm):
             return
-        scale = self._scale(norm)
+        clipping = Clipping(norm, self.clip_norm, self.scale)
         for segment in later:
             for bucket in segment.buckets:
-                self._update_bucket(segment, bucket, segment.gradient(bucket), scale)
+                self._update_bucket(segment, bucket, segment.gradient(bucket), clipping)
 
-    def _update_bucket(self, segment: Segment, bucket: Bucket, grad: Tensor, scale: Tensor | None) -> None:
+    def _update_bucket(self, segment: Segment, bucket: Bucket, grad: Tensor, clipping: Clipping) -> None:
         if bucket.updated != self.step:
-            segment.update(bucket.at, grad, scale, self.step, self.factor)
+            segment.update(bucket.at, grad, clipping, self.step, self.factor)
             bucket.updated = self.step
 
     def backward(self, x_BD: Tensor, gradient: Tensor) -> None:
@@ -217,12 +249,6 @@ class FlatAdamW:
     def load_numbers(self, numbers: dict[str, float]) -> None:
         self.scale, self.good_steps = numbers["scale"], int(numbers["good_steps"])
 
-    def _scale(self, norm: Tensor) -> Tensor | None:
-        """What gradients of that norm are multiplied by to undo their scaling and to clip them; None for 1."""
-        if self.clip_norm:
-            return (self.clip_norm / (norm + 1e-6)).clamp(max=1.0) / self.scale
-        return torch.full_like(norm, 1.0 / self.scale) if self.scales else None
-
     @torch.no_grad()
     def _gradient_is_there(self, parameter: nn.Parameter) -> None:
         """Updates a bucket with the last of its gradients. Without all gradients there is no norm over all of them:
@@ -235,8 +261,8 @@ class FlatAdamW:
             return
         grad = segment.gradient(bucket)
         norm = torch.linalg.vector_norm(grad, dtype=torch.float32)
-        self._update_bucket(segment, bucket, grad, self._scale(norm))
-        self.grad_norm = torch.hypot(self.grad_norm, norm)
+        self._update_bucket(segment, bucket, grad, Clipping(norm, self.clip_norm, self.scale))
+        self.norms.append(norm)
 
     def _is_finite(self, norm: Tensor) -> bool:
         """Whether the scaled gradients were; else the step is left out and the scale halved."""
@@ -262,9 +288,11 @@ def make_optimizer(
 
     None where nothing below the classifier trains. scales: gradients are fp16 on their way. Biases and
     normalisation weights have fp32 moments and no decay; matrices have 8-bit moments unless `adamw` is configured.
+    Where Triton works and is not turned off (classifier.backend=torch), one kernel updates bf16 matrices.
     """
     assert not (in_backward and scales), "scaled gradients have to be checked before the first update"
     c = config.encoder
+    fused = config.classifier.backend != "torch" and triton_problem(device) is None
     parts = []
     if model.encoder is not None:
         parts.append(("encoder", model.encoder, c.learning_rate, c.weight_decay))
@@ -289,6 +317,7 @@ def make_optimizer(
                         dtype=dtype,
                         device=device,
                         in_backward=in_backward and is_matrix,
+                        fused=fused,
                     )
                 )
     return FlatAdamW(segments, c.clip_norm, scales) if segments else None

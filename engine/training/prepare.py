@@ -32,6 +32,7 @@ from engine.model.encoder import (
     TextEncoder,
     check_length,
     checkpoint_activations,
+    compile_encoder,
     load_encoder,
     load_tokenizer,
 )
@@ -220,10 +221,10 @@ def new_auxiliary(config: RunConfig, plan: Plan, material: Material, main: Class
 def prepare_encoder(config: RunConfig, plan: Plan, material: Material, device: torch.device) -> FlatAdamW | None:
     """Moves what trains below the classifier to the device, with its optimizer and as the plan says."""
     trained = config.encoder.trainable == "all"
-    if trained and plan.checkpoint_every:
-        checkpoint_activations(material.encoder, plan.checkpoint_every, config.encoder.compile)
     if trained and config.encoder.compile:
-        material.encoder.model.compile(dynamic=True)
+        compile_encoder(material.encoder)
+    if trained and plan.checkpoint_every:
+        checkpoint_activations(material.encoder, plan.checkpoint_every)
     dtype = torch.bfloat16 if trained and plan.compute == "bf16" else torch.float32
     scales = trained and plan.compute == "fp16"
     return make_optimizer(material.model, config, device, dtype, plan.optimizer_in_backward, scales)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import time
 from pathlib import Path
@@ -99,6 +100,9 @@ def _train(run: RunDirectory, config: RunConfig, profile: str, reporter: Reporte
     run.write_json("plan.json", {**plan.to_json(), "measured_bytes": peak})
     reporter.say(f"memory    {memory_line(plan.predicted_bytes, peak)}")
     del trainer, classifier, auxiliary, optimizer
+    gc.collect()  # trainer and step refer to each other; the best model may not fit beside what they hold
+    if hardware.device == "cuda":
+        torch.cuda.empty_cache()
     metrics = _test(run, config, hardware, material, reporter)
     result = {
         "metrics": metrics.get("model", {}),

@@ -128,7 +128,7 @@ class Trainer:
             raise MemoryBudgetError(advice(self.plan, problem))
         before, (self.plan, change) = self.plan, found
         if self.plan.checkpoint_every != before.checkpoint_every:
-            checkpoint_activations(encoder, self.plan.checkpoint_every, config.encoder.compile)
+            checkpoint_activations(encoder, self.plan.checkpoint_every)
         if self.plan.fan_in != before.fan_in:
             self.classifier.narrow(self.plan.fan_in)
         if self.optimizer is not None and not self.plan.optimizer_in_backward:

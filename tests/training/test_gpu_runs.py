@@ -22,6 +22,10 @@ OPTIONS = {
     "torch": ["--set", "classifier.backend=torch"],
     "per label": ["--set", "classifier.group_size=1"],
     "compiled": ["--set", "encoder.compile=true"],
+    "compiled and computed again": [
+        *("--set", "encoder.compile=true", "--set", "encoder.checkpointing=every_1"),
+        *("--set", "encoder.optimizer_in_backward=true"),
+    ],
     "activation checkpointing": ["--set", "encoder.checkpointing=every_1"],
     "micro-batches": ["--set", "training.micro_batch=8"],
     "optimizer in backward": ["--set", "encoder.optimizer_in_backward=true"],

@@ -20,9 +20,11 @@ from torch import Tensor, nn
 
 from engine.data.joined import JoinedRows
 from engine.model.encoder import FeatureHead, TextEncoder
+from engine.turns import ProcessLock
 
 FEATURE_BATCH_TOKENS = 4096  # tokens in a batch of the frozen encoder's pass
 FLUSH_BATCHES = 50
+WAIT_SECONDS = 1.0  # for features that another process computes, before it is looked again
 MEAN_ROWS = 8192
 
 
@@ -100,31 +102,45 @@ def cached_features(
     """The encoder's features of every row, fp16 [N, D], memory-mapped from `file`; computed if it is not there.
 
     `file` names what the features depend on. A pass that is interrupted (`progress` may raise) goes on from
-    its last flush when called again. progress: (rows done, rows in all).
+    its last flush when called again; where another process computes them, they are waited for. progress: (rows done,
+    rows in all).
     """
-    total = len(inputs.tokens)
     if not file.is_file():
         file.parent.mkdir(parents=True, exist_ok=True)
-        partial, mark = file.with_suffix(".partial.npy"), file.with_suffix(".partial.json")
-        shape = (total, encoder.width)
-        done, out = _reopen(partial, mark, shape)
-        encoder.to(device)
-        finished = 0
-        for number, rows in enumerate(by_length(inputs.tokens.lengths(), FEATURE_BATCH_TOKENS)):
-            finished += len(rows)
-            if number < done:
-                continue
-            progress(finished - len(rows), total)
-            features = encoder(*(part.to(device) for part in inputs(rows)))
-            out[rows] = features.half().cpu().numpy()
-            if (number + 1) % FLUSH_BATCHES == 0:
-                _flush(out, mark, number + 1)
-        progress(total, total)
-        out.flush()
-        del out
-        os.replace(partial, file)
-        mark.unlink(missing_ok=True)
+        with ProcessLock(file.with_suffix(".lock")) as lock:
+            while not lock.take(WAIT_SECONDS) and lock.problem is None:
+                progress(0, len(inputs.tokens))
+            if not file.is_file():
+                _compute(encoder, inputs, file, device, progress)
     return np.load(file, mmap_mode="r")
+
+
+def _compute(
+    encoder: TextEncoder,
+    inputs: TokenInputs,
+    file: Path,
+    device: torch.device | str,
+    progress: Callable[[int, int], None],
+) -> None:
+    total = len(inputs.tokens)
+    partial, mark = file.with_suffix(".partial.npy"), file.with_suffix(".partial.json")
+    done, out = _reopen(partial, mark, (total, encoder.width))
+    encoder.to(device)
+    finished = 0
+    for number, rows in enumerate(by_length(inputs.tokens.lengths(), FEATURE_BATCH_TOKENS)):
+        finished += len(rows)
+        if number < done:
+            continue
+        progress(finished - len(rows), total)
+        features = encoder(*(part.to(device) for part in inputs(rows)))
+        out[rows] = features.half().cpu().numpy()
+        if (number + 1) % FLUSH_BATCHES == 0:
+            _flush(out, mark, number + 1)
+    progress(total, total)
+    out.flush()
+    del out
+    os.replace(partial, file)
+    mark.unlink(missing_ok=True)
 
 
 def mean_feature(features: np.ndarray, rows: np.ndarray) -> Tensor:

@@ -19,7 +19,8 @@ FLOORS = {
     "engine.bench": 4, "engine.serving": 4, "engine.training": 4, "engine.inference": 3, "engine.planning": 3,
     "engine.model": 2, "engine.data": 2,
     "engine.kernels": 1, "engine.config": 1, "engine.runs": 1, "engine.turns": 1, "engine.progress": 1,
-    "engine.files": 0, "engine.network": 0, "engine.tensorfile": 0, "engine.errors": 0, "engine.words": 0,
+    "engine.files": 0, "engine.network": 0, "engine.tensorfile": 0, "engine.errors": 0,
+    "engine.peak_memory": 0, "engine.words": 0,
 }  # fmt: skip
 
 

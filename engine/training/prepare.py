@@ -48,6 +48,7 @@ from engine.model.features import (
 from engine.model.grouping import balanced_order, label_vectors
 from engine.model.meta_labels import first_weight
 from engine.model.sources import digest, find_encoder
+from engine.peak_memory import bound_heap
 from engine.planning.encoders import shape_of
 from engine.planning.hardware import Hardware
 from engine.planning.memory import GROUPING_TOKENS, ORDER_SHARE
@@ -165,7 +166,7 @@ def tokens_of(
 
 def features_of(encoder: TextEncoder, inputs: TokenInputs, file: Path, device: str, reporter: Reporter) -> np.ndarray:
     """The frozen encoder's features of a split, fp16 [N, D], made if they are not there."""
-    with reporter.stage("computing features", "texts") as update:
+    with bound_heap(), reporter.stage("computing features", "texts") as update:
         features = cached_features(encoder, inputs, file, device, update)
     encoder.to("cpu")
     return features

@@ -22,13 +22,13 @@ from engine.kernels.dispatch import resolve_backend
 from engine.model.bundle import load_bundle, read_info, recover_bundle
 from engine.model.classifier import Classifier
 from engine.model.features import FeatureInputs, by_length
+from engine.peak_memory import host_peak_bytes, memory_bytes
 from engine.planning.hardware import CUDA_CONTEXT, GIB, detect
 from engine.planning.planner import Plan
 from engine.planning.report import memory_line
 from engine.runs import RunDirectory
 from engine.training import checkpoints
 from engine.training.new_run import refuse_changes
-from engine.training.peak_memory import host_peak_bytes, memory_bytes
 from engine.training.prepare import (
     TORCH,
     Material,

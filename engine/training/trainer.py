@@ -26,6 +26,7 @@ from engine.model.classifier import Classifier
 from engine.model.encoder import checkpoint_activations
 from engine.model.features import by_length
 from engine.model.rewiring import GrowthBatch, narrow_layer, replaced_share, rewire_layer, rewires_at
+from engine.peak_memory import host_peak_bytes, memory_bytes
 from engine.planning.encoders import shape_of
 from engine.planning.planner import Plan
 from engine.planning.report import memory_line
@@ -34,7 +35,6 @@ from engine.runs import RunDirectory
 from engine.training import checkpoints
 from engine.training.kept_model import kept_line, score_of
 from engine.training.optimizers import FlatAdamW
-from engine.training.peak_memory import host_peak_bytes, memory_bytes
 from engine.training.prepare import Material, classifier_shape
 from engine.training.randomness import REWIRE, seed_of
 from engine.training.recovery import advice, lowered

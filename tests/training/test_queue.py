@@ -228,7 +228,7 @@ def test_steps_tell_the_memory_of_the_host(make):
 
 
 def test_the_peak_of_the_launching_process_is_not_counted():
-    code = "from engine.training.peak_memory import host_peak_bytes; print(host_peak_bytes())"
+    code = "from engine.peak_memory import host_peak_bytes; print(host_peak_bytes())"
     held = bytearray(200 << 20)
     held[:: 1 << 12] = b"x" * len(held[:: 1 << 12])
     done = subprocess.run([sys.executable, "-c", code], cwd=SOURCE, capture_output=True, text=True, check=True)

@@ -43,7 +43,9 @@ class Choices:
         """Of `engine`, for the import."""
         found = ["data", "import", str(source), "--output", str(output), "--name", name]
         if self.text:
-            found += [f"--text-column={','.join(self.text)}", f"--labels-column={self.labels}"]
+            found.append(f"--text-column={','.join(self.text)}")
+            if self.labels:
+                found.append(f"--labels-column={self.labels}")
             if self.delimiter != FOUND:
                 found.append(f"--delimiter={'' if self.delimiter == WHOLE else self.delimiter}")
         if self.test_fraction is not None:

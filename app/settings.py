@@ -119,7 +119,7 @@ def command(profile: str, given: dict[str, str], always: dict[str, Any]) -> str:
     """The command line that does the same."""
     import shlex
 
-    flags = {"data.path": "--data", "run.name": "--name"}
+    flags = {"data.path": "--data", "run.name": "--name", "run.output": "--output"}
     words = ["engine", "train", *(["--profile", profile] if profile else [])]
     for key, value in always.items():
         words += [flags[key], str(value)] if key in flags else ["--set", f"{key}={shown(value)}"]

@@ -22,9 +22,9 @@ TICK = {**QUIET, "queue": False}  # of those that take milliseconds: without a q
 @dataclass
 class Shared:
     """ticks: the events on which the page that is being built looks for news: the loading of the interface, its
-    opening, and a timer while it is open · tabs: to go to another page, see `go` · choices: by name, the components
-    through which another page sets what a page works on · take: a function of settings by key that gives the updates of
-    the form of a new training, and the components of that form.
+    opening, and a timer while it is open · tabs: to go to another page, see `go` · choices: by name, the dropdowns
+    through which another page sets what a page works on, each with a function of what it offers, see `set_to` · take: a
+    function of settings by key that gives the updates of the form of a new training, and the components of that form.
     """
 
     workspace: Workspace
@@ -34,8 +34,12 @@ class Shared:
     histories: Histories
     ticks: list[Callable] = field(default_factory=list)
     tabs: gr.Tabs | None = None
-    choices: dict[str, Any] = field(default_factory=dict)
+    choices: dict[str, tuple[gr.Dropdown, Callable[[], list]]] = field(default_factory=dict)
     take: tuple[Callable, list[Any]] | None = None
+
+    def set_to(self, name: str, value: Any) -> Any:
+        """The update that chooses a value in one of `choices`, also one that came after the page was opened."""
+        return gr.update(choices=self.choices[name][1](), value=value)
 
 
 def offer(choices: list, chosen: Any, value: Any) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 import gradio as gr
@@ -89,12 +88,14 @@ class DataPage:
 
     def connect(self) -> None:
         """Lets the buttons lead to the pages that work with the dataset, which is chosen there at once."""
-        others = [self.shared.choices[page] for page in ("plan", "train") if page in self.shared.choices]
+        others = [self.shared.choices[page][0] for page in ("plan", "train")]
         told = gr.State(False)
         self.dataset.change(self._tell, [self.dataset, told], [told, *others], **QUIET)
         for page, button in (("plan", self.plan), ("train", self.train)):
-            outputs = [self.shared.tabs, *filter(None, [self.shared.choices.get(page)])]
-            button.click(partial(_leave, page, len(outputs)), [self.dataset], outputs, **QUIET)
+            button.click(
+                lambda id, page=page: (go(page), self.shared.set_to(page, id)),
+                [self.dataset], [self.shared.tabs, self.shared.choices[page][0]], **QUIET,
+            )  # fmt: skip
 
     def _refresh(self, seen: dict | None, following: str | None, chosen: str | None, leaf: int) -> Any:
         """Updates of whatever is new since `seen`."""
@@ -138,7 +139,9 @@ class DataPage:
 
     def _tell(self, id: str | None, told: bool) -> list[Any]:
         """What other pages are told of a dataset that was chosen or imported, not of the first one shown."""
-        return [True, *[id if told and id and self.inspections.stamp(id) else gr.skip()] * 2]
+        if not (told and id and self.inspections.stamp(id)):
+            return [True, gr.skip(), gr.skip()]
+        return [True, *(self.shared.set_to(page, id) for page in ("plan", "train"))]
 
     def _first(self, ids: list[str]) -> str:
         """What is shown when nothing is chosen: a dataset that is there, best one's own."""
@@ -222,8 +225,3 @@ class DataPage:
         except EngineError as error:
             return gr.update(visible=False), note(str(error), problem=True)
         return gr.update(visible=False), note(f"{id} is deleted")
-
-
-def _leave(page: str, outputs: int, id: str) -> Any:
-    """Updates that open another page, and choose the dataset there where it has such a choice."""
-    return go(page) if outputs == 1 else (go(page), id)

@@ -43,7 +43,7 @@ class Page:
                 with gr.Accordion("What the words mean", open=False):
                     gr.HTML(glossary())
         self.seen = gr.State()
-        shared.choices["plan"] = self.data
+        shared.choices["plan"] = (self.data, self._datasets)
         outputs = [self.labels, self.memory, self.again, self.gauge, self.plan, self.commands, self.train]
         gr.on(
             shared.ticks, self.tick, [self.seen, *self.controls],
@@ -108,9 +108,10 @@ class Page:
 
         def take(*values: Any) -> tuple[Any, ...]:
             machine, data, wishes = self.shared.machine, values[0], self._wishes(values)
-            return go("train"), data or gr.skip(), *fill(wishes.overrides(machine.hardware(), machine.profile))
+            chosen = self.shared.set_to("train", data) if data else gr.skip()
+            return go("train"), chosen, *fill(wishes.overrides(machine.hardware(), machine.profile))
 
-        self.train.click(take, self.controls, [self.shared.tabs, self.shared.choices["train"], *form], **QUIET)
+        self.train.click(take, self.controls, [self.shared.tabs, self.shared.choices["train"][0], *form], **QUIET)
 
     def tick(self, before: Any, *values: Any) -> tuple[Any, ...]:
         """One look for all of the page. What the profile of this machine sets is followed once it is known."""
@@ -121,9 +122,12 @@ class Page:
         tokens, trained = self.follow(values[2]) if known else (gr.skip(), gr.skip())
         return data, now, tokens, trained, *self.show(*values)
 
+    def _datasets(self) -> list[tuple[str, str]]:
+        return [*self.shared.workspace.dataset_choices(), WITHOUT_DATA]
+
     def refresh(self, before: Any, chosen: str) -> tuple[Any, Any]:
         """The datasets and the machine, as they are now; nothing if both are as before."""
-        found = [*self.shared.workspace.dataset_choices(), WITHOUT_DATA]
+        found = self._datasets()
         now = (found, self.shared.machine.hardware(), self.shared.machine.asking)
         if before == now:
             return gr.skip(), gr.skip()

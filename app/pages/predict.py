@@ -49,7 +49,7 @@ class Page:
             self.code = gr.HTML(js_on_load=COPY, elem_id="predict-code")
         self.batch = BatchPanel(shared, self.models, self.run, self.k)
         self.seen, self.texts = gr.State(), gr.State([])
-        shared.choices["predict"] = self.run
+        shared.choices["predict"] = (self.run, lambda: choices(shared.runs()))
         asked = [self.run, self.text, self.k, self.threshold]
         gr.on(
             shared.ticks, self.tick, [self.seen, self.run, *self.batch.known],

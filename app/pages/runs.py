@@ -62,11 +62,12 @@ class RunsPage:
 
     def connect(self) -> None:
         """Buttons that lead to the run, or the model, on another page."""
-        choices, tabs = self.shared.choices, self.shared.tabs
-        if "run" in choices:
-            self.open.click(lambda ids: (ids[0], go("train")), [self.chosen], [choices["run"], tabs], **QUIET)
-        if "predict" in choices:
-            self.ask.click(lambda ids: (ids[0], go("predict")), [self.chosen], [choices["predict"], tabs], **QUIET)
+        shared = self.shared
+        for button, name, page in ((self.open, "run", "train"), (self.ask, "predict", "predict")):
+            button.click(
+                lambda ids, name=name, page=page: (shared.set_to(name, ids[0]), go(page)),
+                [self.chosen], [shared.choices[name][0], shared.tabs], **QUIET,
+            )  # fmt: skip
 
     # What happens
 

@@ -23,7 +23,8 @@ from app.settings import (
     settings,
 )
 from app.shared import QUIET, TICK, Shared, offer
-from engine.config import KEYS
+from engine.config import KEYS, RunConfig
+from engine.data.builtin import BUILT_IN
 from engine.errors import ConfigError, EngineError
 
 LOOKING = "this machine is still being looked at, some seconds"
@@ -43,7 +44,7 @@ class TrainPage:
             self._form()
         self._view()
         self._events()
-        shared.choices |= {"train": self.data, "run": self.run}
+        shared.choices |= {"train": (self.data, shared.workspace.dataset_choices), "run": (self.run, self._runs)}
         shared.take = (self._take, [self.profile, *self.fields.values()])
 
     def connect(self) -> None:
@@ -142,7 +143,7 @@ class TrainPage:
 
     def _offer(self, before: tuple | None, chosen: str | None, data: str | None) -> tuple:
         """Runs, datasets and profiles to choose from; by itself the page shows the training that is going on."""
-        runs = [(f"{run.id} ({run.state})", run.id) for run in self.shared.runs()[:RUNS_OFFERED]]
+        runs = self._runs()
         datasets = self.shared.workspace.dataset_choices()
         offered = (runs, datasets, self.shared.machine.profile)
         if offered == before:
@@ -151,13 +152,20 @@ class TrainPage:
         active = next((run.id for run in self.shared.runs() if run.active), None)
         run = chosen if chosen in ids else active or next(iter(ids), None)
         known = [id for _, id in datasets]
+        if before is None and data in BUILT_IN:
+            data_now = next(iter(known[len(BUILT_IN) :]), data)  # one's own, as on the page Data
+        else:
+            data_now = data if data in known else known[0]
         return (
             offer(runs, chosen, run),
-            offer(datasets, data, data if data in known else known[0]),
+            offer(datasets, data, data_now),
             gr.update(choices=profile_choices(self.shared.machine.profile)),
             gr.update(open=active is None) if before is None else gr.skip(),
             offered,
         )
+
+    def _runs(self) -> list[tuple[str, str]]:
+        return [(f"{run.id} ({run.state})", run.id) for run in self.shared.runs()[:RUNS_OFFERED]]
 
     def _look(self, id: str | None, seen: tuple | None) -> tuple:
         run = self.shared.runs.find(id)
@@ -228,6 +236,8 @@ class TrainPage:
             said = note(in_words(str(error)), problem=str(error) != LOOKING)
             return gr.update(value=said, visible=True), gr.skip()
         always = {"data.path": config.data.path} | ({"run.name": config.run.name} if config.run.name else {})
+        if config.run.output != RunConfig().run.output:
+            always["run.output"] = config.run.output
         text, wrong = planned(self.shared, config, data)
         said = gr.update(value=note(in_words(text), wrong), visible=bool(text))
         return said, command(profile, filled, always)
@@ -261,8 +271,7 @@ class TrainPage:
             yield gr.skip(), gr.update(value=note(in_words(str(error)), problem=True), visible=True), gr.skip()
             return
         self.shared.runs.forget()
-        runs = [(f"{run.id} ({run.state})", run.id) for run in self.shared.runs()[:RUNS_OFFERED]]
-        yield gr.update(choices=runs, value=id), gr.update(visible=False), None
+        yield gr.update(choices=self._runs(), value=id), gr.update(visible=False), ()
 
     def _act(self, act):
         def acted(id: str | None):

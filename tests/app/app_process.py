@@ -42,3 +42,5 @@ def words(process):
 def stop(process):
     process.terminate()
     process.wait(10)
+    unforeseen = [text for text in words(process).split("Traceback")[1:] if "gr.Error(" not in text]
+    assert not unforeseen, unforeseen[0]

@@ -47,7 +47,7 @@ def make_run(root, id, state, step=0, total=0, message="", metrics=None):
     run = RunDirectory(root / id)
     run.path.mkdir(parents=True)
     run.status(state, step, total, message)
-    run.write_json("plan.json", {"fan_in": 4, "labels": len(LABELS)})
+    run.write_json("plan.json", {"fan_in": 4, "width": 32, "group_size": 16, "head": 0, "labels": len(LABELS)})
     if metrics:
         run.write_json("result.json", {"metrics": metrics})
     return run

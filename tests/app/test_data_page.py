@@ -262,6 +262,12 @@ def test_a_table_is_previewed_imported_and_shown(page, place):
     before = page.locator("#rows").inner_text()
     page.get_by_role("button", name="Show other rows").click()
     page.wait_for_function("before => document.querySelector('#rows').innerText !== before", arg=before)
+    for name in ("Train", "Plan"):  # which opened before this dataset was there
+        page.get_by_role("button", name=f"{name} with this data").click()
+        page.locator("button[role=tab][aria-selected=true]", has_text=name).wait_for()
+        chosen = page.get_by_label("Dataset").filter(visible=True).first
+        assert chosen.input_value() == "papers (8 labels)"
+        page.get_by_role("tab", name="Data").first.click()
 
 
 def test_what_is_wrong_is_said_at_its_field_before_anything_starts(page, place):

@@ -31,7 +31,9 @@ class Page:
         self.runs = shared.runs
         with gr.Row(equal_height=False):
             with gr.Column(min_width=300):
-                self.run = gr.Dropdown([], label="Model of the run", interactive=True, filterable=False)
+                self.run = gr.Dropdown(
+                    [], label="Model of the run", interactive=True, filterable=False, elem_id="model"
+                )
                 self.text = gr.Textbox(
                     label="Text to label", placeholder="For example: open a file in append mode", lines=4,
                     max_lines=12, max_length=answers.LONGEST_TEXT,

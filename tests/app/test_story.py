@@ -258,13 +258,20 @@ def test_the_keyboard_alone_asks_a_model(page):
     page.keyboard.press("Enter")
     box = page.get_by_label("Text to label")
     box.wait_for()
-    page.wait_for_function("[...document.querySelectorAll('input')].some(field => field.value.includes('by-hand'))")
+    page.wait_for_function("document.querySelector('#model input').value.includes('by-hand')")
     for _ in range(20):
         page.keyboard.press("Tab")
         if box.evaluate("field => field === document.activeElement"):
             break
-    page.keyboard.type("the quick file open")
-    page.locator("#answer button").first.wait_for()
+    page.keyboard.type("the quick file open", delay=20)
+    answer = page.locator("#answer button").first
+    for waited in range(200):  # half seconds; whoever gets no answer types on
+        if answer.is_visible():
+            break
+        if waited % 40 == 39:
+            page.keyboard.type(" now")
+        page.wait_for_timeout(500)
+    assert answer.is_visible()
 
 
 def reach(page, *names):

@@ -13,7 +13,7 @@ from app import uploads
 from app.data_view import running, uploaded
 from app.html import note
 from app.imports import FOUND, NO_LABELS, NO_TEXT, WHOLE, Choices, Imports
-from app.shared import LARGEST_UPLOAD, QUIET, Shared
+from app.shared import LARGEST_UPLOAD, PRIVATE, QUIET, Shared
 from engine.data.builtin import BUILT_IN
 from engine.errors import ConfigError, EngineError
 
@@ -98,15 +98,11 @@ class Bring:
         fields.append(self.strict)
         looked = [self.preview, self.found, self.table, self.text, self.labels, self.test, self.name]
         looked += [self.columns_problem, self.name_problem]
-        self.files.change(
-            self._look, [self.files, self.name], looked, show_progress_on=self.preview, api_visibility="private"
-        )
+        self.files.change(self._look, [self.files, self.name], looked, show_progress_on=self.preview, **PRIVATE)
         self.name.change(self._check_name, [self.name, self.files], self.name_problem, **QUIET)
         gr.on([self.text.input, self.labels.input], lambda: "", None, self.columns_problem, **QUIET)
         problems = [self.preview, self.columns_problem, self.name_problem, self.seed_problem]
-        self.start.click(
-            self._begin, fields, [*problems, *self.begun], show_progress="hidden", api_visibility="private"
-        )
+        self.start.click(self._begin, fields, [*problems, *self.begun], **QUIET)
         gr.on(
             [field.change for field in fields if field is not self.files],
             self._show_command,

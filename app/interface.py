@@ -21,7 +21,7 @@ from app.html import chip
 from app.jobs import Jobs
 from app.machine import Machine
 from app.runlist import RunList
-from app.shared import LARGEST_UPLOAD, QUIET, TICK, Shared
+from app.shared import LARGEST_UPLOAD, QUIET, Shared
 from app.workspace import Workspace
 from engine.runs import RunSummary
 
@@ -52,7 +52,7 @@ def build(workspace: Workspace) -> gr.Blocks:
                     pages[name] = import_module(f"app.pages.{name}").build(shared)
         interface.load(None, None, shared.tabs, js=AGAIN, **QUIET)
         said = gr.State()
-        gr.on([interface.load, always.tick], lambda before: _now(shared, before), [said], [head, said], **TICK)
+        gr.on([interface.load, always.tick], lambda before: _now(shared, before), [said], [head, said], **QUIET)
         for page in pages.values():
             if page is not None:
                 page.connect()

@@ -62,14 +62,13 @@ class Jobs:
 
     def prepare(self, kind: str) -> Path:
         """A new folder for a job, with an empty folder `files` inside; `start` makes it a job."""
-        for attempt in range(1000):
-            path = self.root / f"{time.time_ns() // 1_000_000 + attempt}-{kind}"
+        while True:
+            path = self.root / f"{time.time_ns() // 1_000_000}-{kind}"
             try:
                 (path / "files").mkdir(parents=True)
                 return path
             except FileExistsError:
-                continue
-        raise ConfigError(f"{self.root} takes no more jobs: delete old ones")
+                time.sleep(0.001)  # the names of jobs are in the order of their starts
 
     def start(self, path: Path, title: str, arguments: list[str], **details: Any) -> Job:
         """Runs `engine ARGUMENTS` as the job of the folder that `prepare` made, or again as that of a job that has

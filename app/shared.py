@@ -15,8 +15,10 @@ from app.runlist import RunList
 from app.workspace import Workspace
 
 LARGEST_UPLOAD = "8gb"  # of one file
-QUIET = {"show_progress": "hidden", "api_visibility": "private"}  # of events that refresh something
-TICK = {**QUIET, "queue": False}  # of those that take milliseconds: without a queue they cost the server less
+# No event of a page goes through gradio's queue. Its answers come over one stream, which the server closes after the
+# last; an event that joins before the browser has heard of that waits for ever, and so do all that wait for it.
+PRIVATE = {"api_visibility": "private", "queue": False}
+QUIET = {**PRIVATE, "show_progress": "hidden"}  # of events that refresh something
 
 
 @dataclass

@@ -12,7 +12,7 @@ from app.html import note
 from app.imports import Imports
 from app.inspections import Inspections, Look
 from app.removal import check_removable, remove_dataset
-from app.shared import QUIET, TICK, Shared, go, offer
+from app.shared import QUIET, Shared, go, offer
 from engine.data.builtin import BUILT_IN
 from engine.errors import EngineError
 
@@ -72,7 +72,7 @@ class DataPage:
         form = [self.bring.files, self.bring.name, self.bring.box]
         gr.on(
             self.shared.ticks, self._refresh, [self.seen, self.following, self.dataset, self.leaf],
-            [*shown, *form, self.dataset, self.active, self.cancel, self.past, self.following], **TICK,
+            [*shown, *form, self.dataset, self.active, self.cancel, self.past, self.following], **QUIET,
         )  # fmt: skip
         self.dataset.input(self._choose, [self.dataset, self.seen], [*shown, self.problem, self.confirm], **QUIET)
         begun = [self.following, self.active, self.cancel, self.problem, self.bring.box]

@@ -8,7 +8,7 @@ import gradio as gr
 
 from app import plan_view
 from app.html import note, size
-from app.shared import QUIET, TICK, Shared, go, offer
+from app.shared import QUIET, Shared, go, offer
 from app.snippets import COPY, snippets
 from app.wishes import CPU, CUSTOM, HERE, Wishes
 from app.words import glossary
@@ -47,7 +47,7 @@ class Page:
         outputs = [self.labels, self.memory, self.again, self.gauge, self.plan, self.commands, self.train]
         gr.on(
             shared.ticks, self.tick, [self.seen, *self.controls],
-            [self.data, self.seen, self.tokens, self.trained, *outputs], **TICK,
+            [self.data, self.seen, self.tokens, self.trained, *outputs], **QUIET,
         )  # fmt: skip
         gr.on(
             [control.change for control in self.controls],

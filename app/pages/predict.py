@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import gradio as gr
@@ -11,11 +10,10 @@ from app import answers
 from app.batch_panel import BatchPanel
 from app.html import note
 from app.models import Models, choices
-from app.shared import QUIET, TICK, Shared, offer
+from app.shared import QUIET, Shared, offer
 from app.snippets import COPY
 from engine.errors import EngineError
 
-QUIET = QUIET | {"queue": True}  # what computes
 HINT = note("the labels of your text appear here")
 NO_MODEL = note("no finished run has a model yet; the page Runs shows what there is")
 
@@ -55,14 +53,19 @@ class Page:
         asked = [self.run, self.text, self.k, self.threshold]
         gr.on(
             shared.ticks, self.tick, [self.seen, self.run, *self.batch.known],
-            [self.run, self.seen, self.answer, *self.batch.panel], **TICK,
+            [self.run, self.seen, self.answer, *self.batch.panel], **QUIET,
         )  # fmt: skip
         gr.on(
-            [self.text.change, self.k.change, self.threshold.change, self.run.change],
+            [self.text.change, self.k.change, self.threshold.change],
             self.show, asked, [self.answer, self.code], trigger_mode="always_last", **QUIET,
         )  # fmt: skip
         self.run.change(self.other_run, self.run, [self.examples, self.texts, self.learned], **QUIET)
-        self.text.focus(self.warm, self.run, trigger_mode="once", **QUIET)
+        self.run.change(
+            lambda run, text: self.announce(run) if text else gr.skip(), [self.run, self.text], self.answer, **QUIET
+        ).then(self.other_answer, asked, [self.answer, self.code], **QUIET)
+        self.text.focus(self.announce, self.run, self.answer, **QUIET).then(self.warm, self.run, **QUIET).then(
+            lambda text: gr.skip() if text else HINT, self.text, self.answer, **QUIET
+        )
         self.examples.select(self.example, self.texts, self.text, **QUIET)
         self.answer.select(self.learned_from, self.run, self.learned, **QUIET)
 
@@ -92,22 +95,18 @@ class Page:
 
     def show(
         self, run: str | None, text: str | None, k: float, threshold: float, request: gr.Request
-    ) -> Iterator[tuple]:
+    ) -> tuple[Any, str]:
         """The answer, and the same question in code."""
         if not run or not (text or "").strip():
-            yield HINT if run else gr.skip(), ""
-            return
-        if not self.models.ready(run):
-            yield note("loading the model, once; that takes some seconds…"), gr.skip()
+            return HINT if run else gr.skip(), ""
         address = f"http://{request.headers.get('host', '127.0.0.1:7860')}/"
         path = self.models.root / run
         try:
             found = answers.ask(self.models, run, text, k, threshold)
         except EngineError as error:
-            yield note(str(error), problem=True), ""
-            return
+            return note(str(error), problem=True), ""
         code = answers.code(address, bool(request.username), path, text, int(k), threshold)
-        yield answers.bars(found, threshold), code
+        return answers.bars(found, threshold), code
 
     def other_run(self, run: str | None) -> tuple[str, list[str], str]:
         """Examples for another model."""
@@ -116,6 +115,18 @@ class Page:
         except EngineError:
             texts = []
         return answers.example_buttons(texts), texts, ""
+
+    def other_answer(
+        self, run: str | None, text: str | None, k: float, threshold: float, request: gr.Request
+    ) -> tuple[Any, Any]:
+        """What another model says of the text."""
+        return self.show(run, text, k, threshold, request) if text else (gr.skip(), gr.skip())
+
+    def announce(self, run: str | None) -> Any:
+        """Says what an answer waits for."""
+        if not run or self.models.ready(run):
+            return gr.skip()
+        return note("loading the model, once; that takes some seconds…")
 
     def warm(self, run: str | None) -> None:
         """Loads the model while the text is being typed."""

@@ -14,7 +14,7 @@ from app import launch, live
 from app.comparison import compare, listing
 from app.html import escape, facts, note, percent, size, table
 from app.settings import shown
-from app.shared import QUIET, TICK, Shared, go, offer
+from app.shared import PRIVATE, QUIET, Shared, go, offer
 from engine.errors import ConfigError, EngineError
 from engine.runs import RunSummary, delete_run
 
@@ -75,19 +75,19 @@ class RunsPage:
         look = [self.details, self.actions, self.resume, self.ask, self.prepare, self.open, self.delete, self.shown]
         gr.on(
             self.shared.ticks, lambda seen, chosen, shown: (*self._refresh(seen, chosen), *self._look(chosen, shown)),
-            [self.seen, self.chosen, self.shown], [self.table, self.chosen, self.seen, *look], **TICK,
+            [self.seen, self.chosen, self.shown], [self.table, self.chosen, self.seen, *look], **QUIET,
         )  # fmt: skip
         self.table.select(self._pick, [self.chosen], [self.chosen], **QUIET)
         self.chosen.change(
             lambda: (gr.update(visible=False),) * 3, None, [self.download, self.confirmation, self.said], **QUIET
         ).then(self._look, [self.chosen, gr.State()], look, **QUIET)
-        self.resume.click(self._resume, [self.chosen], [self.said], api_visibility="private")
-        self.prepare.click(self._pack, [self.chosen], [self.download, self.said], api_visibility="private")
+        self.resume.click(self._resume, [self.chosen], [self.said], **PRIVATE)
+        self.prepare.click(self._pack, [self.chosen], [self.download, self.said], **PRIVATE)
         self.delete.click(self._ask, [self.chosen], [self.confirmation, self.question], **QUIET)
         self.no.click(lambda: gr.update(visible=False), None, [self.confirmation], **QUIET)
-        self.yes.click(
-            self._delete, [self.chosen], [self.confirmation, self.said, self.chosen], api_visibility="private"
-        ).then(self._refresh, [gr.State(), self.chosen], [self.table, self.chosen, self.seen], **QUIET)
+        self.yes.click(self._delete, [self.chosen], [self.confirmation, self.said, self.chosen], **PRIVATE).then(
+            self._refresh, [gr.State(), self.chosen], [self.table, self.chosen, self.seen], **QUIET
+        )
 
     def _refresh(self, before: Any, chosen: list[str] | None) -> tuple[Any, Any, Any]:
         runs = self.shared.runs()

@@ -6,7 +6,7 @@ from typing import Any
 
 import gradio as gr
 
-from app.shared import QUIET, TICK, Shared
+from app.shared import QUIET, Shared
 from app.system_view import findings, folders, gauges, headline, parts
 from engine.planning.doctor_command import format_report
 
@@ -56,5 +56,5 @@ def build(shared: Shared) -> None:
         return refresh(before)
 
     outputs = [shown, top, again, mend, measures, table, used, report]
-    gr.on(shared.ticks, refresh, [shown], outputs, **TICK)
+    gr.on(shared.ticks, refresh, [shown], outputs, **QUIET)
     again.click(look, [shown], outputs, **QUIET)

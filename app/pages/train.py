@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import gradio as gr
@@ -22,7 +21,7 @@ from app.settings import (
     profile_choices,
     settings,
 )
-from app.shared import QUIET, TICK, Shared, offer
+from app.shared import PRIVATE, QUIET, Shared, offer
 from engine.config import KEYS, RunConfig
 from engine.data.builtin import BUILT_IN
 from engine.errors import ConfigError, EngineError
@@ -119,7 +118,7 @@ class TrainPage:
             self.shared.ticks,
             self._tick, [self.offered, self.run, self.seen, *form],
             [self.run, self.data, self.profile, self.form, self.offered, self.said, self.line, *view, self.seen],
-            **TICK,
+            **QUIET,
         )  # fmt: skip
         self.run.change(self._look, [self.run, self.seen], [*view, self.seen], **QUIET)
         self.profile.change(self._defaults, [self.profile], fields, **QUIET)
@@ -127,11 +126,11 @@ class TrainPage:
             [field.change for field in form], self._preview, [self.marked, *form],
             [self.said, self.line, self.marked, *fields], trigger_mode="always_last", **QUIET,
         )  # fmt: skip
-        self.start.click(self._start, form, [self.run, self.said, self.offered], api_visibility="private").then(
-            self._look, [self.run, gr.State()], [*view, self.seen], **QUIET
-        )
+        self.start.click(self._announce, self.profile, self.said, **PRIVATE).then(
+            self._start, form, [self.run, self.said, self.offered], **PRIVATE
+        ).then(self._look, [self.run, gr.State()], [*view, self.seen], **QUIET)
         for button, act in ((self.stop, launch.stop), (self.resume, launch.resume)):
-            button.click(self._act(act), [self.run], [self.said], api_visibility="private").then(
+            button.click(self._act(act), [self.run], [self.said], **PRIVATE).then(
                 self._look, [self.run, gr.State()], [*view, self.seen], **QUIET
             )
 
@@ -255,10 +254,14 @@ class TrainPage:
         ]
         return marks, now
 
-    def _start(self, data: str, profile: str, name: str | None, *given: str | None) -> Iterator[tuple]:
-        if profile == "auto" and not self.shared.machine.wait(0):
-            told = gr.update(value=note(f"{LOOKING}; then the training starts"), visible=True)
-            yield gr.skip(), told, gr.skip()
+    def _announce(self, profile: str) -> Any:
+        """What a start still waits for."""
+        if profile != "auto" or self.shared.machine.wait(0):
+            return gr.skip()
+        return gr.update(value=note(f"{LOOKING}; then the training starts"), visible=True)
+
+    def _start(self, data: str, profile: str, name: str | None, *given: str | None) -> tuple:
+        if profile == "auto":
             self.shared.machine.wait(LOOKING_SECONDS)
         try:
             profile = self._profile(profile)
@@ -268,10 +271,9 @@ class TrainPage:
                 raise ConfigError(text)
             id = launch.start(config, profile, origins)
         except EngineError as error:
-            yield gr.skip(), gr.update(value=note(in_words(str(error)), problem=True), visible=True), gr.skip()
-            return
+            return gr.skip(), gr.update(value=note(in_words(str(error)), problem=True), visible=True), gr.skip()
         self.shared.runs.forget()
-        yield gr.update(choices=self._runs(), value=id), gr.update(visible=False), ()
+        return gr.update(choices=self._runs(), value=id), gr.update(visible=False), ()
 
     def _act(self, act):
         def acted(id: str | None):

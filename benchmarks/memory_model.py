@@ -27,6 +27,7 @@ from torch import Tensor
 from engine.bench.encoders import new_encoder
 from engine.bench.measure import free_memory, machine, machine_line, peak_bytes
 from engine.config import RunConfig
+from engine.inference.evaluation import top_labels
 from engine.kernels.dispatch import resolve_backend
 from engine.model.auxiliary import AuxiliaryObjective
 from engine.model.classifier import Classifier, ClassifierShape
@@ -35,6 +36,7 @@ from engine.model.features import FeatureModel, Inputs
 from engine.model.grouping import balanced_order, label_vectors
 from engine.model.meta_labels import first_weight
 from engine.model.rewiring import rewire_layer
+from engine.model.words import Words
 from engine.planning.encoders import ENCODERS
 from engine.planning.hardware import Hardware, detect
 from engine.planning.memory import EVALUATION_TOKENS, FEATURE_TOKENS, GROUPING_TOKENS, ORDER_SHARE
@@ -78,6 +80,7 @@ class Case:
 
 FROZEN = {"encoder.trainable": "none"}
 WITHIN = {"encoder.optimizer_in_backward": True}
+WORDS = {"words.fan_in": 256}
 
 
 def again(every: int) -> dict[str, object]:
@@ -117,6 +120,10 @@ CASES = [
     Case(BERT, 2_812_281, 96, 128, 128, keys={**parts(32), **again(3)}),
     Case(BERT, 670_091, 256, 256, 64, 0.01, keys={"classifier.weight_dtype": "fp8"}),
     Case(BERT, 131_072, 64, 64, 128, 0.05, keys={"classifier.backend": "torch"}),
+    Case(MINILM, 39_034, 64, 128, 96, 0.05, keys=WORDS),
+    Case(MINILM, 670_091, 64, 256, 32, 0.05, keys={**WORDS, **FROZEN}),
+    Case(DISTILROBERTA, 670_091, 64, 128, 64, 0.01, keys={**WORDS, **again(1)}),
+    Case(BERT, 2_812_281, 64, 128, 128, keys={**WORDS, **WITHIN, **again(1)}),
 ]
 
 
@@ -137,6 +144,7 @@ def plan_case(case: Case, hardware: Hardware) -> tuple[RunConfig, Plan]:
             "training.micro_batch": case.batch,
             "encoder.checkpointing": "off",
             "encoder.optimizer_in_backward": False,
+            "words.fan_in": 0,
             **case.keys,
         }
     )
@@ -169,7 +177,8 @@ class Measured:
         backend, _ = resolve_backend(self.config.classifier.backend, self.device)
         layout = ClassifierShape(
             self.plan.labels, self.plan.head, self.plan.width, self.plan.fan_in, self.plan.group_size,
-            self.config.classifier.optimizer, self.plan.weight_dtype,
+            self.config.classifier.optimizer, self.plan.weight_dtype, self.plan.words, self.plan.head_words,
+            self.plan.vocabulary,
         )  # fmt: skip
         classifier = Classifier.new(layout, backend, self.device, SEED)
         weight = first_weight(self.config.auxiliary, self.plan.sparsity, self.trained)
@@ -185,7 +194,7 @@ class Measured:
         self._end("rewiring")
         with torch.no_grad():
             texts = max(1, EVALUATION_TOKENS // self.case.tokens)
-            classifier.topk(model.eval()(self._inputs(texts)), max(self.config.evaluation.k))
+            top_labels(model.eval(), classifier, self._inputs(texts), max(self.config.evaluation.k))
         self._end("evaluation")
         return self.peaks
 
@@ -197,7 +206,8 @@ class Measured:
         if self.trained and self.plan.checkpoint_every:
             checkpoint_activations(self.encoder, self.plan.checkpoint_every)
         head = FeatureHead(self.encoder.width, 0, self.config.encoder.dropout)
-        model = FeatureModel(self.encoder if self.trained else None, head)
+        words = Words(torch.ones(self.plan.vocabulary)) if self.plan.vocabulary else None
+        model = FeatureModel(self.encoder if self.trained else None, head, words)
         optimizer = make_optimizer(
             model, self.config, self.device, dtype, self.plan.optimizer_in_backward, self.plan.compute == "fp16"
         )
@@ -235,7 +245,7 @@ class Measured:
     def _inputs(self, texts: int) -> Inputs:
         if self.trained:
             return self._tokens(texts)
-        return (torch.randn(texts, self.plan.width).to(self.device),)
+        return torch.randn(texts, self.plan.width).to(self.device), self._tokens(texts)[0]
 
     def _tokens(self, texts: int) -> Inputs:
         size = (texts, self.case.tokens)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 
@@ -19,6 +20,7 @@ def make_bundle(
     loss: str = "bce",
     pooling: str = "mean",
     tokens: int = 16,
+    words: int = 0,
 ) -> Path:
     """A model bundle in `path`, its labels named label-0, label-1, ..., in a shuffled label order."""
     import numpy as np
@@ -31,16 +33,25 @@ def make_bundle(
     from engine.model.bundle import BundleInfo, save_bundle
     from engine.model.classifier import Classifier, ClassifierShape
     from engine.model.encoder import FeatureHead, load_encoder, load_tokenizer
+    from engine.model.features import FeatureModel
+    from engine.model.words import Words
 
     torch.manual_seed(0)
     encoder = load_encoder(encoder_folder, pooling, torch.float32)
     center = torch.randn(encoder.width) * 0.1 if centered else None
-    features = FeatureHead(encoder.width, intermediate, 0.0, center)
-    shape = ClassifierShape(labels, head, features.width, fan_in, group_size, "rowwise", weight_dtype)
+    below = FeatureModel(encoder, FeatureHead(encoder.width, intermediate, 0.0, center))
+    shape = ClassifierShape(labels, head, below.width, fan_in, group_size, "rowwise", weight_dtype)
+    if words:
+        vocabulary = encoder.model.config.vocab_size
+        below.words = Words(torch.rand(vocabulary) + 1)
+        shape = replace(shape, words=words, head_words=2 * words, vocabulary=vocabulary)
     classifier = Classifier.new(shape, resolve_backend("torch", "cpu")[0], "cpu", 0)
     for layer in classifier.layers:
         layer.bias.normal_(-4, 1)
         layer.weight.copy_(torch.randn(layer.weight.shape) * 0.1 * layer.scale)
+        if layer.words:
+            chosen = torch.rand(len(layer.index), vocabulary).topk(layer.words, dim=1).indices.sort(dim=1).values
+            classifier.read_words(layer, 0, chosen)
     path.parent.mkdir(parents=True, exist_ok=True)
     labels_file = path.parent / "labels.parquet"
     names = [f"label-{i}" for i in range(labels)]
@@ -51,7 +62,7 @@ def make_bundle(
         BundleInfo(shape, loss, pooling, tokens, encoder.width, intermediate, "made here", 1),
         encoder,
         load_tokenizer(encoder_folder),
-        features,
+        below,
         classifier,
         LabelOrder.from_labels(np.random.default_rng(0).permutation(labels), head),
         labels_file,

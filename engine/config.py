@@ -84,12 +84,27 @@ class Classifier:
     )
     loss: Literal["bce", "squared_hinge"] = key("bce", "binary cross-entropy or squared hinge, summed over labels")
     optimizer: Literal["rowwise", "sgd", "adamw8bit"] = key("rowwise", "update rule of the classifier")
-    learning_rate: float = key(5e-3, "peak learning rate of the classifier", at_least=0.0)
+    learning_rate: float = key(
+        3e-3,
+        "peak learning rate of a label that reads 64 features; it falls with the root of their number",
+        at_least=0.0,
+    )
     beta2: float = key(0.999, "decay of the second moment", at_least=0.0, at_most=0.999999)
     weight_decay: float = key(0.0, "decoupled weight decay of the classifier", at_least=0.0)
     weight_dtype: Literal["auto", "fp32", "bf16", "fp16", "fp8"] = key("auto", "storage type of the weights")
     backend: Literal["auto", "torch", "triton"] = key("auto", "what computes the classifier step")
     allow_lower_fan_in: bool = key(False, "a run that keeps running out of memory may lower its fan-in")
+
+
+@dataclass(frozen=True)
+class Words:
+    fan_in: int | Auto = key(
+        "auto",
+        "words (pieces of the tokenizer's vocabulary) that a label reads beside its features, head labels four times "
+        "as many; auto: 256, less where memory is short; 0: none",
+        at_least=0,
+    )
+    learning_rate: float = key(3e-2, "peak learning rate of a label that reads 64 words", at_least=0.0)
 
 
 @dataclass(frozen=True)
@@ -154,6 +169,7 @@ class RunConfig:
     encoder: Encoder = field(default_factory=Encoder)
     intermediate: Intermediate = field(default_factory=Intermediate)
     classifier: Classifier = field(default_factory=Classifier)
+    words: Words = field(default_factory=Words)
     rewire: Rewire = field(default_factory=Rewire)
     auxiliary: Auxiliary = field(default_factory=Auxiliary)
     training: Training = field(default_factory=Training)

@@ -217,6 +217,7 @@ def _config(shape: Shape, options: PipelineOptions) -> RunConfig:
             "classifier.group_size": shape.group_size,
             "classifier.head_fraction": shape.head_fraction,
             "hardware.memory_gib": options.memory_gib or "auto",
+            "words.fan_in": 0,  # the figures of other systems are without
             **options.config,
         }
     )

@@ -13,6 +13,7 @@ from typing import Any
 
 from engine.inference.metrics import format_table
 from engine.model.bundle import BundleInfo
+from engine.model.classifier import ClassifierShape
 from engine.words import counted
 
 # Settings that are names or places of the one who trained.
@@ -86,12 +87,18 @@ def _summary(info: BundleInfo, size: int, result: Mapping[str, Any]) -> str:
         "",
         f"The last layer is sparse: {shape.head:,} frequent labels read all {shape.width} features, the other "
         f"{shape.labels - shape.head:,} read {min(shape.fan_in, shape.width)} of them, {shape.group_size} labels "
-        f"the same ones. It takes {size / 2**20:,.1f} MiB in `{shape.weight_dtype}`; dense in fp32 it would take "
+        f"the same ones. {_words(shape)}It takes {size / 2**20:,.1f} MiB in `{shape.weight_dtype}`; dense in fp32 it would take "
         f"{dense / 2**20:,.1f} MiB.",
     ]
     if "peak_memory_bytes" in result:
         lines[-1] += f" Training took {result['peak_memory_bytes'] / 2**20:,.0f} MiB at its peak."
     return "\n".join(lines)
+
+
+def _words(shape: ClassifierShape) -> str:
+    if not shape.vocabulary:
+        return ""
+    return f"Beside them they read {shape.head_words:,} and {shape.words:,} of {shape.vocabulary:,} words. "
 
 
 def _metrics(metrics: Mapping[str, Any], result: Mapping[str, Any]) -> str:
@@ -110,9 +117,11 @@ def _use(onnx: bool) -> str:
         "- `model.json`: shape of the classifier, loss, pooling, tokens\n"
         "- `encoder/`: Hugging Face model and tokenizer\n"
         "- `classifier.safetensors`: `head.weight` [head labels, features] and `head.bias` of the frequent labels; "
-        "`tail.weight` [other labels, fan-in], `tail.bias` and `tail.index` [groups, fan-in], the features that the "
-        "labels of a group read, row l those of group l // group_size; `label_order` [labels], the label at each "
-        "position of head and tail. An e4m3 weight is stored times 32\n"
+        "`tail.weight` [other labels, columns], `tail.bias` and `tail.index` [groups, columns], what the labels of a "
+        "group read, row l that of group l // group_size: features first, then words, whose ids begin behind the "
+        "features; `head.index` likewise where the head reads words, whose weights in a text `words.idf` [vocabulary] "
+        "gives; `label_order` [labels], the label at each position of head and tail. An e4m3 weight is stored times "
+        "32\n"
         "- `labels.parquet`: name of label l in row l\n"
         "- `metrics.json`: on validation data\n"
     )

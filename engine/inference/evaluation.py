@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from engine.data.label_order import LabelOrder
 from engine.data.label_sets import LabelSets
@@ -17,6 +18,27 @@ from engine.model.classifier import Classifier
 from engine.model.features import FeatureModel, Inputs
 
 EVALUATION_TOKENS = 8192  # tokens in a batch, so that evaluation never needs more memory than training
+WORD_TEXTS = 128  # whose words are written out at once
+
+
+def top_labels(
+    model: FeatureModel,
+    classifier: Classifier,
+    inputs: Inputs,
+    k: int,
+    autocast: Callable[[], AbstractContextManager] = nullcontext,
+) -> tuple[Tensor, Tensor]:
+    """(logits fp32 [B, k] descending, label-order ids int64 [B, k]) of texts, on the device of the inputs."""
+    with autocast():
+        x_BD = model(inputs)
+    if model.words is None or len(x_BD) == 0:
+        return classifier.topk(x_BD, k)
+    found = []
+    for first in range(0, len(x_BD), WORD_TEXTS):
+        some = slice(first, first + WORD_TEXTS)
+        found.append(classifier.topk(model.with_words(x_BD[some], tuple(part[some] for part in inputs)), k))
+    values, ids = zip(*found, strict=True)
+    return torch.cat(values), torch.cat(ids)
 
 
 @dataclass(frozen=True)
@@ -54,9 +76,9 @@ class Ranker:
         try:
             while (rows := halves.pop() if halves else next(waiting, None)) is not None:
                 try:
-                    with self.autocast():
-                        x_BD = self.model(tuple(part.to(self.device) for part in self.inputs(rows)))
-                    logit_BK, position_BK = self.classifier.topk(x_BD, k + extra_width(self.pairs, rows))
+                    inputs = tuple(part.to(self.device) for part in self.inputs(rows))
+                    wanted = k + extra_width(self.pairs, rows)
+                    logit_BK, position_BK = top_labels(self.model, self.classifier, inputs, wanted, self.autocast)
                 except torch.OutOfMemoryError:
                     if len(rows) == 1:
                         raise

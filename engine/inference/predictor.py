@@ -19,6 +19,7 @@ import numpy as np
 import torch
 
 from engine.errors import DataError
+from engine.inference.evaluation import top_labels
 from engine.kernels.dispatch import resolve_backend
 from engine.model.bundle import Bundle, load_bundle
 from engine.planning.hardware import detect
@@ -110,8 +111,8 @@ class Predictor:
             max_length=min(longest, self.bundle.info.max_tokens),
             return_tensors="pt",
         ).to(self.device)
-        x_BD = self.bundle.model((batch["input_ids"], batch["attention_mask"]))
-        logits_BK, position_BK = self.bundle.classifier.topk(x_BD, k)
+        inputs = (batch["input_ids"], batch["attention_mask"])
+        logits_BK, position_BK = top_labels(self.bundle.model, self.bundle.classifier, inputs, k)
         probability_BK = probability(logits_BK, self.bundle.info.loss).cpu().numpy()
         label_BK = self.bundle.order.label_at[position_BK.cpu().numpy()]
         return [

@@ -18,14 +18,12 @@ E4M3 = np.where(exponent > 0, (8 + mantissa) * 2.0 ** (exponent - 10), mantissa 
 folder = Path(sys.argv[1])
 info = json.loads((folder / "model.json").read_text())
 file = folder / "classifier.safetensors"
-with file.open("rb") as stream:
-    header = json.loads(stream.read(int.from_bytes(stream.read(8), "little")))
-    start = stream.tell()
-tensors, kinds = {}, {}
-for name, entry in header.items():
-    place = start + entry["data_offsets"][0]
-    tensors[name] = np.memmap(file, TYPES[entry["dtype"]], "r", place, tuple(entry["shape"]))
-    kinds[name] = entry["dtype"]
+size = int(np.memmap(file, "<u8", "r", 0, 1)[0])
+header = json.loads(np.memmap(file, "u1", "r", 8, size).tobytes())
+tensors = {
+    name: np.memmap(file, TYPES[entry["dtype"]], "r", 8 + size + entry["data_offsets"][0], tuple(entry["shape"]))
+    for name, entry in header.items()
+}
 tokenizer = Tokenizer.from_file(str(folder / "encoder" / "tokenizer.json"))
 tokenizer.no_padding()
 tokenizer.enable_truncation(info["max_tokens"])
@@ -35,7 +33,7 @@ names = pq.read_table(folder / "labels.parquet", columns=["name"])["name"]
 
 def values(part, first):
     stored = tensors[f"{part}.weight"][first : first + ROWS]
-    if kinds[f"{part}.weight"] == "BF16":
+    if stored.dtype == np.uint16:  # bf16
         return (stored.astype(np.uint32) << 16).view(np.float32)
     return (E4M3[stored] / 32 if stored.dtype == np.uint8 else stored).astype(np.float32)
 
@@ -43,14 +41,17 @@ def values(part, first):
 for text in sys.argv[2:]:
     ids = np.array([tokenizer.encode(text).ids], dtype=np.int64)
     (x_D,) = encoder.run(None, {"input_ids": ids, "attention_mask": np.ones_like(ids)})[0]
-    logits = []  # of the dense head, then of the sparse tail
+    if "words.idf" in tensors:  # behind the features: (1 + log of the count) * idf, of length 1
+        count = np.bincount(ids[0], minlength=len(tensors["words.idf"]))
+        word = np.where(count > 0, 1 + np.log(np.maximum(count, 1)), 0) * tensors["words.idf"]
+        x_D = np.concatenate([x_D, word / max(np.linalg.norm(word), 1e-6)])
+    logits = []  # of the head, then of the tail
     for part in [part for part in ("head", "tail") if f"{part}.weight" in tensors]:
         for first in range(0, len(tensors[f"{part}.weight"]), ROWS):
             w_RF = values(part, first)
-            if part == "tail":
-                group = np.arange(first, first + len(w_RF)) // info["shape"]["group_size"]
-                w_RF = w_RF * x_D[tensors["tail.index"][group]]
-            z_R = w_RF.sum(1) if part == "tail" else w_RF @ x_D
+            group = np.arange(first, first + len(w_RF)) // info["shape"]["group_size"]
+            index = tensors.get(f"{part}.index")
+            z_R = w_RF @ x_D if index is None else (w_RF * x_D[index[group]]).sum(1)
             logits.append(z_R + tensors[f"{part}.bias"][first : first + ROWS])
     z_L = np.concatenate(logits)
     best = np.argsort(-z_L, kind="stable")[:K]

@@ -1,7 +1,8 @@
 """The tensors of the classifier that every backend works on, and what one step is told.
 
 Shape suffixes: L labels, F fan-in, G labels a group, M = ceil(L / G) groups, D features, B instances,
-R rows (labels) of one block, P positive (instance, label) pairs of a batch.
+R rows (labels) of one block, P positive (instance, label) pairs of a batch. What a batch is read from, x, has the D
+features of the encoder first and behind them, where there are any, the words of the text: these get no gradient.
 """
 
 from __future__ import annotations
@@ -23,8 +24,8 @@ class LabelLayer:
 
     weight [L, F], any of fp32, bf16, fp16, fp8 (e4m3, stored times FP8_SCALE) · bias [L] fp32 ·
     index [M, F] int16 or int32, each row ascending and without duplicates, or None: F = D, every feature.
-    Row l reads the features index[l // group_size]. `start` is the label-order id of row 0, `state` the
-    optimizer's tensors.
+    Row l reads the columns index[l // group_size] of x, of which the last `words` are words. `start` is the label-order
+    id of row 0, `state` the optimizer's tensors.
     """
 
     weight: Tensor
@@ -33,6 +34,12 @@ class LabelLayer:
     group_size: int
     start: int = 0
     state: dict[str, Tensor] = field(default_factory=dict)
+    words: int = 0
+
+    @property
+    def features(self) -> int:
+        """How many of the F columns read features of the encoder: the first ones."""
+        return self.fan_in - self.words
 
     @property
     def labels(self) -> int:
@@ -102,11 +109,15 @@ class Positives:
 
 @dataclass(frozen=True)
 class StepOptions:
-    """What one classifier step does with its gradient. `step` counts from 1; `seed` feeds stochastic rounding."""
+    """What one classifier step does with its gradient. `step` counts from 1; `seed` feeds stochastic rounding.
+
+    word_learning_rate: of the columns that read words (with adamw8bit they move at learning_rate).
+    """
 
     loss: str = "bce"
     optimizer: str = "rowwise"
     learning_rate: float = 5e-3
+    word_learning_rate: float = 3e-2
     beta1: float = 0.9
     beta2: float = 0.999
     eps: float = 1e-8

@@ -2,7 +2,9 @@
 
 The block's gradient exists, the layer's never does. Rowwise keeps one second moment a label:
 v <- beta2 v + (1 - beta2) mean_f g^2, w <- w (1 - lr wd) - lr g / (sqrt(v / (1 - beta2^t)) + eps);
-the bias moves with its label's step size. adamw8bit is AdamW with 8-bit moments, its bias with fp32 moments.
+the bias moves with its label's step size. Columns that read words have a second moment and a learning rate of their
+own: words are rare and features are not, and one step size for both would starve the words. adamw8bit is AdamW with
+8-bit moments, its bias with fp32 moments.
 """
 
 from __future__ import annotations
@@ -17,14 +19,16 @@ from engine.kernels.layer import LabelLayer, StepOptions
 from engine.kernels.rounding import stochastic_round
 
 
-def new_state(optimizer: str, weight: Tensor) -> dict[str, Tensor]:
-    """Zero state for weight [L, F] on its device: rowwise 4 bytes a label, sgd none, adamw8bit about 2 a weight."""
+def new_state(optimizer: str, weight: Tensor, words: int = 0) -> dict[str, Tensor]:
+    """Zero state for weight [L, F], whose last `words` columns read words, on its device: rowwise 4 bytes a label, 8 if
+    it reads words, sgd none, adamw8bit about 2 a weight."""
     labels, fan_in = weight.shape
     device = weight.device
     if optimizer == "sgd":
         return {}
     if optimizer == "rowwise":
-        return {"second_moment": torch.zeros(labels, device=device)}
+        names = ["second_moment", "word_moment"] if words else ["second_moment"]
+        return {name: torch.zeros(labels, device=device) for name in names}
     assert optimizer == "adamw8bit", optimizer
     moments = new_moments(labels * fan_in, device)
     return {
@@ -53,7 +57,6 @@ def update_rows(
     """Moves the rows [first, last) of `layer` in place; grad_RF and grad_bias_R are fp32 and may be overwritten."""
     weight = layer.rows(first, last)
     bias = layer.bias[first:last]
-    decay = 1.0 - options.learning_rate * options.weight_decay
     if options.optimizer == "adamw8bit":
         weight = weight.contiguous()
         adamw8bit_(
@@ -69,20 +72,40 @@ def update_rows(
         )
         _adam_bias(layer, first, last, bias, grad_bias_R, options)
     else:
-        rate = torch.full((), options.learning_rate, device=weight.device)
-        if options.optimizer == "rowwise":
-            moment = layer.state["second_moment"][first:last]
-            mean_square = torch.linalg.vector_norm(grad_RF, dim=1).square_().div_(grad_RF.shape[1])
-            moment.lerp_(mean_square, 1.0 - options.beta2)
-            rms = moment.div(1.0 - options.beta2**options.step).sqrt_()
-            rate = rate / rms.add_(options.eps)
-            grad_RF.mul_(rate[:, None])
-        else:
-            grad_RF.mul_(rate)
-        bias.sub_(grad_bias_R * rate)
-        weight = weight.mul_(decay) if decay != 1.0 else weight
-        weight.sub_(grad_RF)
+        features = slice(0, layer.features)
+        rate_R = _move(weight, grad_RF, features, "second_moment", options.learning_rate, layer, first, options)
+        if layer.words:
+            words = slice(layer.features, None)
+            _move(weight, grad_RF, words, "word_moment", options.word_learning_rate, layer, first, options)
+        bias.sub_(grad_bias_R * rate_R)
     _store(layer, first, last, weight, generator)
+
+
+def _move(
+    weight_RF: Tensor,
+    grad_RF: Tensor,
+    columns: slice,
+    moment: str,
+    learning_rate: float,
+    layer: LabelLayer,
+    first: int,
+    options: StepOptions,
+) -> Tensor:
+    """One step of these columns, rowwise or sgd; returns the step sizes, [R] or a scalar."""
+    grad = grad_RF[:, columns]
+    rate = torch.full((), learning_rate, device=grad.device)
+    if options.optimizer == "rowwise":
+        moment_R = layer.state[moment][first : first + len(grad)]
+        mean_square = torch.linalg.vector_norm(grad, dim=1).square_().div_(grad.shape[1])
+        moment_R.lerp_(mean_square, 1.0 - options.beta2)
+        rms = moment_R.div(1.0 - options.beta2**options.step).sqrt_()
+        rate = rate / rms.add_(options.eps)
+    decay = 1.0 - learning_rate * options.weight_decay
+    weight = weight_RF[:, columns]
+    if decay != 1.0:
+        weight.mul_(decay)
+    weight.sub_(grad.mul_(rate[:, None] if rate.ndim else rate))
+    return rate
 
 
 def _store(layer: LabelLayer, first: int, last: int, weight: Tensor, generator: torch.Generator | None) -> None:

@@ -33,13 +33,13 @@ RUN = 32  # labels whose best logit is looked at first when the best labels of a
 def step(layer: LabelLayer, x_BD: Tensor, positives: Positives, dx_BD: Tensor, options: StepOptions) -> Tensor | None:
     """One training step of `layer`: updates it in place and adds its share to dx_BD.
 
-    x_BD: features, any float dtype · dx_BD: fp32, gradient of the batch-mean loss with respect to x_BD,
-    taken at the weights before the update · returns the layer's part of that loss (fp32 scalar) if
-    `options.want_loss`, else None.
+    x_BD: features and words, any float dtype · dx_BD: fp32, gradient of the batch-mean loss with respect to the
+    features, the first columns of x, taken at the weights before the update · returns the layer's part of that loss
+    (fp32 scalar) if `options.want_loss`, else None.
     """
     x_BD = x_BD.detach().float()
     x_DB = x_BD.T.contiguous()
-    dx_DB = torch.zeros_like(x_DB)
+    dx_DB = torch.zeros(dx_BD.shape[::-1], device=x_DB.device)
     factor = options.loss_weight / x_BD.shape[0]
     generator = _generator(layer, options)
     total = torch.zeros((), device=x_BD.device) if options.want_loss else None
@@ -84,7 +84,7 @@ class Product:
 
     def __init__(self, layer: LabelLayer, first: int, last: int, x_BD: Tensor, x_DB: Tensor) -> None:
         self.x_BD, self.x_DB = x_BD, x_DB
-        self.rows, self.group = last - first, layer.group_size
+        self.rows, self.group, self.features = last - first, layer.group_size, layer.features
         self.bias_R = layer.bias[first:last]
         self.index_KF = None  # feature ids of the K groups; None when the product is dense
         self.rows_index_RF = None  # the same per row, where rows are written out over all features
@@ -134,12 +134,12 @@ class Product:
         return dense if self.rows_index_RF is None else dense.gather(1, self.rows_index_RF)
 
     def add_input_gradient(self, grad_RB: Tensor, dx_DB: Tensor) -> None:
-        """dx_DB += W^T grad"""
+        """dx_DB += W^T grad, of the features alone"""
         if self.index_KF is None:
-            dx_DB.addmm_(self.weight.T, grad_RB)
+            dx_DB.addmm_(self.weight.T[: len(dx_DB)], grad_RB)
             return
-        share_KFB = self.weight.transpose(1, 2) @ self._by_group(grad_RB)
-        dx_DB.index_add_(0, self.index_KF.view(-1), share_KFB.view(-1, grad_RB.shape[1]))
+        share_KFB = self.weight[:, :, : self.features].transpose(1, 2) @ self._by_group(grad_RB)
+        dx_DB.index_add_(0, self.index_KF[:, : self.features].reshape(-1), share_KFB.view(-1, grad_RB.shape[1]))
 
 
 def _filled_up(values: Tensor, multiple: int) -> Tensor:
@@ -173,9 +173,9 @@ def loss_gradient_(logits_RB: Tensor, at: tuple[Tensor, Tensor], loss: str) -> T
 
 
 def gradient_energy(
-    layer: LabelLayer, x_BD: Tensor, positives: Positives, loss: str, quantum: int
+    layer: LabelLayer, x_BD: Tensor, positives: Positives, loss: str, quantum: int, width: int
 ) -> Iterator[tuple[int, Tensor]]:
-    """What each group would gain from each feature: yields (first group, [K, D] fp32) block by block.
+    """What each group would gain from each of the `width` features: yields (first group, [K, D] fp32) block by block.
 
     Blocks start at multiples of `quantum` rows (a multiple of the group size).
 
@@ -184,13 +184,13 @@ def gradient_energy(
     """
     x_BD = x_BD.detach().float()
     x_DB = x_BD.T.contiguous()
-    width = x_BD.shape[1]
+    features_BD = x_BD[:, :width]
     rows = max(quantum, int(BLOCK_BYTES[x_BD.device.type] / 4 / max(width, x_BD.shape[0])) // quantum * quantum)
     for first in range(0, layer.labels, rows):
         last = min(first + rows, layer.labels)
         product = Product(layer, first, last, x_BD, x_DB)
         at = positives.between(layer.start + first, layer.start + last)
-        full_RD = loss_gradient_(product.logits(), at, loss) @ x_BD
+        full_RD = loss_gradient_(product.logits(), at, loss) @ features_BD
         group = torch.arange(last - first, device=full_RD.device) // layer.group_size
         energy_KD = full_RD.new_zeros(int(-(-(last - first) // layer.group_size)), width)
         yield first // layer.group_size, energy_KD.index_add_(0, group, full_RD.square_()).sqrt_()

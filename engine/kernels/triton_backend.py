@@ -67,7 +67,7 @@ def supports(layer: LabelLayer, options: StepOptions | None = None) -> bool:
         return False
     if layer.weight.is_cuda and torch.cuda.get_device_capability(layer.weight.device) < (8, 0):
         return False  # no bf16, and fp16 products that Triton does not put on the tensor cores
-    return layer.index is None or (layer.group_size in GROUP_SIZES and layer.fan_in % 16 == 0)
+    return layer.index is None or (layer.group_size in GROUP_SIZES and (layer.fan_in % 16 == 0 or layer.words > 0))
 
 
 def step(layer: LabelLayer, x_BD: Tensor, positives: Positives, dx_BD: Tensor, options: StepOptions) -> Tensor | None:
@@ -88,7 +88,7 @@ def step_tile(layer: LabelLayer, batch: int) -> Tile:
     # from a register it never set (an add-with-carry of the uniform registers), and the kernel faults.
     labels_first = rows == 64 or layer.weight.dtype == FP8
     # fp32 products are three products each: their operands would not fit beside each other
-    if layer.weight.dtype == torch.float32 or padded > 256 or padded * rows > 8192:
+    if layer.words or layer.weight.dtype == torch.float32 or padded > 256 or padded * rows > 8192:
         return Tile(rows, 64, 0, min(instances, 64), 4, labels_first=labels_first)
     registers = None
     if padded <= 128:  # three programs a multiprocessor
@@ -108,7 +108,7 @@ def launch_step(
     sum_dtype: torch.dtype | None = None,
 ) -> Tensor | None:
     """`step` with a given tile (parts = 0: the kernel for wide rows) and type of dx's partial sums."""
-    batch, width = x_BD.shape
+    batch, width = dx_BD.shape
     x_DB = feature_columns(x_BD, compute_dtype(layer.weight), tile.batch)
     stride, itemsize = x_DB.shape[1], x_DB.element_size()
     ordered = options.deterministic
@@ -119,19 +119,24 @@ def launch_step(
     copies = max(1, min(copies, tiles, ORDERED_PROGRAMS if ordered else 64))
     turn = tiles  # tiles a launch
     if sum_dtype == torch.float16:
-        turn = min(turn, PARTIAL_ADDITIONS * copies * width // layer.fan_in)
+        turn = min(turn, PARTIAL_ADDITIONS * copies * width // layer.features)
     dx_CDB = torch.zeros((copies, width, stride), dtype=sum_dtype, device=x_BD.device)
     slot, signs = mark_positives(positives, layer, tile.rows, stride)
     loss = torch.empty(tiles if options.want_loss else 0, device=x_BD.device)
     scale = LOG2_SCALE[options.loss]
     factor = options.loss_weight / batch
-    tensors = [storage(layer.weight), layer.bias, layer.state.get("second_moment"), layer.index, x_DB]
+    moments = [layer.state.get("second_moment")]
+    rates = [options.learning_rate]
+    if tile.parts == 0:  # the kernel that knows words
+        moments.append(layer.state.get("word_moment"))
+        rates.append(options.word_learning_rate)
+    tensors = [storage(layer.weight), layer.bias, *moments, layer.index, x_DB]
     scalars = [
         layer.labels,
         batch,
         width * stride,
-        options.learning_rate,
-        1.0 - options.learning_rate * options.weight_decay,
+        *rates,
+        *(1.0 - rate * options.weight_decay for rate in rates),
         options.beta2,
         1.0 / (1.0 - options.beta2**options.step),
         options.eps,
@@ -158,7 +163,7 @@ def launch_step(
     kernel = step_kernel
     if tile.parts == 0:
         kernel = wide_step_kernel
-        shape["INDEX"] = layer.index is not None
+        shape |= {"INDEX": layer.index is not None, "FEATURES": layer.features}
         turn = min(turn, max(copies, SCRATCH_BYTES // (stride * tile.rows * itemsize)))
         tensors.append(x_DB.new_empty((min(turn, tiles), stride, tile.rows)))  # loss gradients of a launch
     else:

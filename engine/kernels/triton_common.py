@@ -233,11 +233,11 @@ def row_step(v_R, square_R, rate, beta2, correction, eps):
 
 
 @triton.jit
-def updated_rows(w_RF, grad_RF, rate_R, decay, noise, DECAY: tl.constexpr, STORE: tl.constexpr):
-    """The rows after the step, in the stored type."""
+def updated_rows(w_RF, step_RF, decay, noise, DECAY: tl.constexpr, STORE: tl.constexpr):
+    """The rows after the step `step_RF` (step size times gradient), in the stored type."""
     if DECAY:
         w_RF *= decay
-    new_RF = w_RF - rate_R[:, None] * grad_RF
+    new_RF = w_RF - step_RF
     if STORE != tl.float32:
         new_RF = encode(new_RF, noise, STORE)
     return new_RF

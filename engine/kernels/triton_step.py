@@ -158,10 +158,10 @@ def step_tile(
     if PARTS == 2:  # read again: kept in registers all along, they would leave too few
         stored0_RF = tl.load(weight + place_RF, mask=real0_RF, other=0.0, cache_modifier=".cg")
         stored1_RF = tl.load(weight + BLOCK_F + place_RF, mask=real1_RF, other=0.0, cache_modifier=".cg")
-    new_RF = updated_rows(decode(stored0_RF), grad0_RF, rate_R, decay, noise & 0xFFFF, DECAY, STORE)
+    new_RF = updated_rows(decode(stored0_RF), rate_R[:, None] * grad0_RF, decay, noise & 0xFFFF, DECAY, STORE)
     tl.store(weight + place_RF, new_RF, mask=real0_RF, cache_modifier=".cg")
     if PARTS == 2:
-        new_RF = updated_rows(decode(stored1_RF), grad1_RF, rate_R, decay, noise >> 16, DECAY, STORE)
+        new_RF = updated_rows(decode(stored1_RF), rate_R[:, None] * grad1_RF, decay, noise >> 16, DECAY, STORE)
         tl.store(weight + BLOCK_F + place_RF, new_RF, mask=real1_RF, cache_modifier=".cg")
 
 

@@ -5,7 +5,8 @@ a scratch buffer that only this program reads back; (2) per chunk the weight gra
 input gradient; (3) per chunk the weight gradient again and the update, which in a rowwise optimizer has to wait
 for the whole row. The weights are read three times, from the second-level cache but for the first.
 
-INDEX 0: dense, row l reads every feature (F = D, any number); otherwise as in triton_step.
+INDEX 0: dense, row l reads every feature (F = D, any number); otherwise as in triton_step. Of the F columns the first
+FEATURES read features of the encoder, all others words, which have no dx, and a step size of their own.
 """
 
 from __future__ import annotations
@@ -71,6 +72,7 @@ def wide_tile(
     weight,
     bias,
     moment,
+    word_moment,
     index,
     x,
     gradient,
@@ -81,7 +83,9 @@ def wide_tile(
     labels,
     batch,
     rate,
+    word_rate,
     decay,
+    word_decay,
     beta2,
     correction,
     eps,
@@ -89,6 +93,7 @@ def wide_tile(
     key_a,
     key_b,
     F: tl.constexpr,
+    FEATURES: tl.constexpr,
     G: tl.constexpr,
     STRIDE: tl.constexpr,
     BLOCK_F: tl.constexpr,
@@ -137,34 +142,54 @@ def wide_tile(
     tl.debug_barrier()  # the gradient was written by other threads than will read it
 
     square_R = tl.zeros((ROWS,), tl.float32)
+    word_square_R = tl.zeros((ROWS,), tl.float32)
     for start in range(0, F, BLOCK_F):
         stored_RF, _, _, feature_F, real_F = chunk(weight, index, start, real_R, F, BLOCK_F, ROWS, INDEX)
-        w_RF = decode(stored_RF).to(dtype)
-        summed_F = start + sum_order(BLOCK_F)
-        real_sum_F = summed_F < F
-        summed_F = tl.load(index + summed_F, mask=real_sum_F, other=0).to(tl.int32) if INDEX else summed_F
-        for first in range(0, STRIDE, BLOCK_B):
-            g_RB = tl.load(gradient + at_R[:, None] * STRIDE + (first + at_B)[None, :])
-            share_FB = product(tl.trans(w_RF), g_RB, tl.zeros((BLOCK_F, BLOCK_B), tl.float32))
-            add(dx + first, summed_F, real_sum_F, share_FB, STRIDE, ORDERED)
+        if start < FEATURES:
+            w_RF = decode(stored_RF).to(dtype)
+            summed_F = start + sum_order(BLOCK_F)
+            real_sum_F = summed_F < FEATURES
+            summed_F = tl.load(index + summed_F, mask=real_sum_F, other=0).to(tl.int32) if INDEX else summed_F
+            for first in range(0, STRIDE, BLOCK_B):
+                g_RB = tl.load(gradient + at_R[:, None] * STRIDE + (first + at_B)[None, :])
+                share_FB = product(tl.trans(w_RF), g_RB, tl.zeros((BLOCK_F, BLOCK_B), tl.float32))
+                add(dx + first, summed_F, real_sum_F, share_FB, STRIDE, ORDERED)
         if ROWWISE:
             grad_RF = weight_gradient(x, gradient, feature_F, real_F, STRIDE, BLOCK_B, ROWS, LABELS_FIRST)
-            square_R += tl.sum(grad_RF * grad_RF, axis=1)
+            square_RF = grad_RF * grad_RF
+            if FEATURES < F:
+                is_word_F = start + tl.arange(0, BLOCK_F) >= FEATURES
+                word_square_R += tl.sum(tl.where(is_word_F[None, :], square_RF, 0.0), axis=1)
+                square_RF = tl.where(is_word_F[None, :], 0.0, square_RF)
+            square_R += tl.sum(square_RF, axis=1)
 
+    rate_R = tl.zeros((ROWS,), tl.float32) + rate
+    word_rate_R = tl.zeros((ROWS,), tl.float32) + word_rate
     if ROWWISE:
         v_R = tl.load(moment + row + at_R, mask=real_R, other=0.0)
-        v_R, rate_R = row_step(v_R, square_R * (factor * factor / F), rate, beta2, correction, eps)
+        v_R, rate_R = row_step(v_R, square_R * (factor * factor / FEATURES), rate, beta2, correction, eps)
         tl.store(moment + row + at_R, v_R, mask=real_R)
-        rate_R *= factor
-    else:
-        rate_R = tl.zeros((ROWS,), tl.float32) + rate * factor
+        if FEATURES < F:
+            v_R = tl.load(word_moment + row + at_R, mask=real_R, other=0.0)
+            mean_R = word_square_R * (factor * factor / (F - FEATURES))
+            v_R, word_rate_R = row_step(v_R, mean_R, word_rate, beta2, correction, eps)
+            tl.store(word_moment + row + at_R, v_R, mask=real_R)
+    rate_R *= factor
+    word_rate_R *= factor
     tl.store(bias + row + at_R, bias_R - rate_R * grad_R, mask=real_R)
     for start in range(0, F, BLOCK_F):
         stored_RF, place_RF, real_RF, feature_F, real_F = chunk(weight, index, start, real_R, F, BLOCK_F, ROWS, INDEX)
         grad_RF = weight_gradient(x, gradient, feature_F, real_F, STRIDE, BLOCK_B, ROWS, LABELS_FIRST)
         # a stream a chunk: F is below 2**24 and tiles are numbered from 0 in every layer
         noise = noise_RF(key_a, key_b + start, tile, ROWS, BLOCK_F)
-        new_RF = updated_rows(decode(stored_RF), grad_RF, rate_R, decay, noise >> 16, DECAY, STORE)
+        if FEATURES < F:
+            is_word_1F = (start + tl.arange(0, BLOCK_F) >= FEATURES)[None, :]
+            step_RF = tl.where(is_word_1F, word_rate_R[:, None], rate_R[:, None]) * grad_RF
+            kept = tl.where(is_word_1F, word_decay, decay)
+        else:
+            step_RF = rate_R[:, None] * grad_RF
+            kept = decay
+        new_RF = updated_rows(decode(stored_RF), step_RF, kept, noise >> 16, DECAY, STORE)
         tl.store(weight + place_RF, new_RF, mask=real_RF)
 
 
@@ -175,6 +200,7 @@ def wide_step_kernel(
     weight,
     bias,
     moment,
+    word_moment,
     index,
     x,
     gradient,  # scratch [tiles of the launch, ROWS, STRIDE] of x's type
@@ -186,7 +212,9 @@ def wide_step_kernel(
     batch,
     copy_stride,
     rate,
+    word_rate,
     decay,
+    word_decay,
     beta2,
     correction,
     eps,
@@ -194,6 +222,7 @@ def wide_step_kernel(
     key_a,
     key_b,
     F: tl.constexpr,
+    FEATURES: tl.constexpr,
     G: tl.constexpr,
     STRIDE: tl.constexpr,
     BLOCK_F: tl.constexpr,
@@ -214,16 +243,16 @@ def wide_step_kernel(
     if ORDERED:
         for tile in range(first_tile + tl.program_id(0), last_tile, tl.num_programs(0)):
             wide_tile(
-                tile, first_tile, weight, bias, moment, index, x, gradient, dx, loss, slot, signs, labels, batch,
-                rate, decay, beta2, correction, eps, factor, key_a, key_b, F, G, STRIDE, BLOCK_F, BLOCK_B, ROWS,
-                INDEX, LOSS, LOG2_SCALE, ROWWISE, DECAY, WANT_LOSS, LABELS_FIRST,
+                tile, first_tile, weight, bias, moment, word_moment, index, x, gradient, dx, loss, slot, signs, labels,
+                batch, rate, word_rate, decay, word_decay, beta2, correction, eps, factor, key_a, key_b, F, FEATURES, G,
+                STRIDE, BLOCK_F, BLOCK_B, ROWS, INDEX, LOSS, LOG2_SCALE, ROWWISE, DECAY, WANT_LOSS, LABELS_FIRST,
                 ORDERED,
             )  # fmt: skip
             tl.debug_barrier()
     else:
         wide_tile(
-            first_tile + tl.program_id(0), first_tile, weight, bias, moment, index, x, gradient, dx, loss, slot,
-            signs, labels, batch, rate, decay, beta2, correction, eps, factor, key_a, key_b, F, G, STRIDE, BLOCK_F,
-            BLOCK_B, ROWS, INDEX, LOSS, LOG2_SCALE, ROWWISE, DECAY, WANT_LOSS, LABELS_FIRST,
-                ORDERED,
+            first_tile + tl.program_id(0), first_tile, weight, bias, moment, word_moment, index, x, gradient, dx, loss,
+            slot, signs, labels, batch, rate, word_rate, decay, word_decay, beta2, correction, eps, factor, key_a,
+            key_b, F, FEATURES, G, STRIDE, BLOCK_F, BLOCK_B, ROWS, INDEX, LOSS, LOG2_SCALE, ROWWISE, DECAY, WANT_LOSS,
+            LABELS_FIRST, ORDERED,
         )  # fmt: skip

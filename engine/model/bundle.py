@@ -2,7 +2,7 @@
 
 model.json                shape of the classifier, loss, pooling, tokens, where it comes from
 encoder/                  Hugging Face model and tokenizer
-classifier.safetensors    head, tail, label_order int32 [L], intermediate layer
+classifier.safetensors    head, tail, label_order int32 [L], intermediate layer, words.idf fp32 [V] where words are read
 labels.parquet            name, text, train_frequency; row l is label l
 metrics.json              validation metrics of this model
 """
@@ -24,6 +24,7 @@ from engine.files import sync
 from engine.model.classifier import Classifier, ClassifierShape
 from engine.model.encoder import FeatureHead, TextEncoder, load_encoder, load_tokenizer
 from engine.model.features import FeatureModel
+from engine.model.words import Words
 from engine.tensorfile import save_tensors
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 
     from transformers import PreTrainedTokenizerBase
 
-SCHEMA = 1
+SCHEMA = 2
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ def save_bundle(
     info: BundleInfo,
     encoder: TextEncoder,
     tokenizer: PreTrainedTokenizerBase,
-    head: FeatureHead,
+    below: FeatureModel,
     classifier: Classifier,
     order: LabelOrder,
     labels_file: Path,
@@ -74,8 +75,8 @@ def save_bundle(
 ) -> None:
     """Writes the bundle beside `path`, then puts it in the place of the one that is there.
 
-    Raises OSError or SafetensorError (from the encoder) when the disk does not take it; the old bundle is then still
-    there.
+    below: what turns the encoder's features into what the classifier reads. Raises OSError or SafetensorError (from
+    the encoder) when the disk does not take it; the old bundle is then still there.
     """
     fresh, old = path.with_name(path.name + ".tmp"), path.with_name(path.name + ".old")
     shutil.rmtree(fresh, ignore_errors=True)
@@ -86,10 +87,13 @@ def save_bundle(
         encoder.model.save_pretrained(fresh / "encoder", state_dict=state)
         tokenizer.save_pretrained(fresh / "encoder")
         tensors = {**classifier.tensors(with_state=False), "label_order": torch.from_numpy(order.label_at)}
-        if head.linear is not None:
-            tensors |= {"intermediate.weight": head.linear.weight.data, "intermediate.bias": head.linear.bias.data}
-        if head.center is not None:
-            tensors["center"] = head.center
+        linear, center = below.head.linear, below.head.center
+        if linear is not None:
+            tensors |= {"intermediate.weight": linear.weight.data, "intermediate.bias": linear.bias.data}
+        if center is not None:
+            tensors["center"] = center
+        if below.words is not None:
+            tensors["words.idf"] = below.words.idf
         save_tensors(tensors, fresh / "classifier.safetensors")
         shutil.copyfile(labels_file, fresh / "labels.parquet")
         (fresh / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
@@ -126,13 +130,14 @@ def load_bundle(path: Path, device: torch.device | str, dtype: torch.dtype, back
         if info.intermediate:
             state = {name: tensors.pop(f"intermediate.{name}") for name in ("weight", "bias")}
             head.linear.load_state_dict(state)
+        words = Words(tensors.pop("words.idf")) if info.shape.vocabulary else None
         classifier = Classifier.from_tensors(info.shape, tensors, backend)
     except torch.OutOfMemoryError:  # a RuntimeError, but the file is good
         raise
     except (OSError, SafetensorError, KeyError, RuntimeError) as error:
         raise DataError(f"{path / 'classifier.safetensors'}: {error}; copy the model again") from error
     encoder = load_encoder(path / "encoder", info.pooling, dtype)
-    model = FeatureModel(encoder, head).to(device).eval()
+    model = FeatureModel(encoder, head, words).to(device).eval()
     return Bundle(path, info, model, load_tokenizer(path / "encoder"), classifier, order)
 
 

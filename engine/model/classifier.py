@@ -1,4 +1,6 @@
-"""The last layer: a dense head for the most frequent labels and a sparse tail for all others.
+"""The last layer: a head for the most frequent labels, which reads every feature, and a sparse tail for all others.
+
+Either may read words of the text, too: columns of x behind the D features (see engine.model.words).
 
 Holds the layers and hands every computation to the kernels' backend. Everything the size of the
 classifier is made and kept in place, block by block: no second copy ever exists.
@@ -7,6 +9,7 @@ classifier is made and kept in place, block by block: no second copy ever exists
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from math import sqrt
 from types import ModuleType
 
 import torch
@@ -18,6 +21,10 @@ from engine.model.rewiring import narrow_layer
 
 WEIGHT_STD = 0.02
 BIAS = -6.0
+# Learning rates are those of a label that reads so many columns. The rowwise step is about the same for every column,
+# so that a logit moves by the learning rate times their number; a rate that falls with its root trained best, from 64
+# columns to 384 and for words (benchmarks/results/words-h100.md).
+RATE_COLUMNS = 64
 DTYPES = {
     "fp32": torch.float32,
     "bf16": torch.bfloat16,
@@ -29,7 +36,10 @@ INIT_ELEMENTS = 1 << 22  # random numbers drawn at once
 
 @dataclass(frozen=True)
 class ClassifierShape:
-    """labels L = head + tail, width D, fan_in F and group_size G of the tail; optimizer and storage type."""
+    """labels L = head + tail, width D, fan_in F and group_size G of the tail; optimizer and storage type.
+
+    words, head_words: how many of the `vocabulary` words a tail and a head label read beside the features.
+    """
 
     labels: int
     head: int
@@ -38,6 +48,9 @@ class ClassifierShape:
     group_size: int
     optimizer: str = "rowwise"
     weight_dtype: str = "fp32"
+    words: int = 0
+    head_words: int = 0
+    vocabulary: int = 0
 
 
 @dataclass
@@ -48,9 +61,9 @@ class ClassifierStep:
     losses: list[Tensor | None] = field(default_factory=list)
 
     @classmethod
-    def new(cls, x_BD: Tensor) -> ClassifierStep:
-        """One that has not begun, for features x_BD."""
-        return cls(torch.zeros(x_BD.shape, device=x_BD.device))
+    def new(cls, x_BD: Tensor, width: int | None = None) -> ClassifierStep:
+        """One that has not begun, for x_BD, whose first `width` columns (None: all) are features."""
+        return cls(torch.zeros(len(x_BD), width or x_BD.shape[1], device=x_BD.device))
 
     def loss(self) -> Tensor | None:
         return None if None in self.losses else sum(self.losses[1:], self.losses[0])
@@ -64,38 +77,53 @@ class Classifier:
 
     @classmethod
     def new(cls, shape: ClassifierShape, backend: ModuleType, device: torch.device | str, seed: int) -> Classifier:
-        """Random weights and connections, bias BIAS, optimizer state zero."""
+        """Random weights and connections to features, bias BIAS, optimizer state zero.
+
+        Weights of words are zero, and every group reads the first words there are: see `read_words`.
+        """
         generator = torch.Generator(device).manual_seed(seed)
-        tail = shape.labels - shape.head
         layers = []
-        if shape.head:
-            layers.append(_new_layer(shape, 0, shape.head, None, generator))
-        if tail:
-            groups = -(-tail // shape.group_size)
-            index = random_index(groups, shape.fan_in, shape.width, generator)
-            layers.append(_new_layer(shape, shape.head, tail, index, generator))
+        for start, labels, fan_in, words in (
+            (0, shape.head, shape.width, shape.head_words),
+            (shape.head, shape.labels - shape.head, shape.fan_in, shape.words),
+        ):
+            if labels:
+                layers.append(_new_layer(shape, start, labels, fan_in, words, generator))
         return cls(shape, layers, backend)
 
     @classmethod
     def from_tensors(cls, shape: ClassifierShape, tensors: dict[str, Tensor], backend: ModuleType) -> Classifier:
         """A classifier for prediction around `tensors`, named as by `tensors()`; without optimizer state."""
         layers = []
-        for part, start in (("head", 0), ("tail", shape.head)):
+        for part, start, words in (("head", 0, shape.head_words), ("tail", shape.head, shape.words)):
             if f"{part}.weight" in tensors:
-                weight, bias = tensors[f"{part}.weight"], tensors[f"{part}.bias"]
-                layers.append(LabelLayer(weight, bias, tensors.get(f"{part}.index"), shape.group_size, start))
+                weight, bias, index = tensors[f"{part}.weight"], tensors[f"{part}.bias"], tensors.get(f"{part}.index")
+                layers.append(LabelLayer(weight, bias, index, shape.group_size, start, words=words))
         return cls(shape, layers, backend)
 
     def step(self, x_BD: Tensor, positives: Positives, options: StepOptions) -> tuple[Tensor, Tensor | None]:
-        """Trains on one batch. x_BD: features · returns (dx_BD fp32, the loss if options.want_loss)."""
-        unfinished = ClassifierStep.new(x_BD)
+        """Trains on one batch. x_BD: features and words · returns (dx_BD fp32, the loss if options.want_loss)."""
+        unfinished = ClassifierStep.new(x_BD, self.shape.width)
         self.go_on(unfinished, x_BD, positives, options)
         return unfinished.dx_BD, unfinished.loss()
 
     def go_on(self, begun: ClassifierStep, x_BD: Tensor, positives: Positives, options: StepOptions) -> None:
-        """Trains the layers that are not yet done in `begun`: a step that ran out of memory trains none twice."""
+        """Trains the layers that are not yet done in `begun`: a step that ran out of memory trains none twice.
+
+        The learning rates in `options` are those of a label that reads RATE_COLUMNS columns.
+        """
         for layer in self.layers[len(begun.losses) :]:
-            begun.losses.append(self.backend.step(layer, x_BD, positives, begun.dx_BD, options))
+            own = replace(
+                options,
+                learning_rate=options.learning_rate * sqrt(RATE_COLUMNS / layer.features),
+                word_learning_rate=options.word_learning_rate * sqrt(RATE_COLUMNS / max(1, layer.words)),
+            )
+            begun.losses.append(self.backend.step(layer, x_BD, positives, begun.dx_BD, own))
+
+    def read_words(self, layer: LabelLayer, first: int, words_KW: Tensor) -> None:
+        """The groups of `layer` from `first` on read these words: ids below the vocabulary, ascending in each row."""
+        part = layer.index[first : first + len(words_KW), layer.features :]
+        part.copy_(words_KW + self.shape.width)
 
     def narrow(self, fan_in: int) -> None:
         """Lowers the fan-in of the tail; each group keeps its strongest connections."""
@@ -109,7 +137,7 @@ class Classifier:
     def tensors(self, with_state: bool = True) -> dict[str, Tensor]:
         """Everything a checkpoint needs, or without state everything prediction needs, by name; no copies."""
         return {
-            f"{'tail' if layer.index is not None else 'head'}.{name}": tensor
+            f"{'head' if layer.start < self.shape.head else 'tail'}.{name}": tensor
             for layer in self.layers
             for name, tensor in layer.tensors().items()
             if with_state or not name.startswith("state.")
@@ -117,27 +145,35 @@ class Classifier:
 
 
 def _new_layer(
-    shape: ClassifierShape, start: int, labels: int, index: Tensor | None, generator: torch.Generator
+    shape: ClassifierShape, start: int, labels: int, fan_in: int, words: int, generator: torch.Generator
 ) -> LabelLayer:
-    device = generator.device
-    fan_in = shape.width if index is None else shape.fan_in
-    weight = torch.empty(labels, fan_in, dtype=DTYPES[shape.weight_dtype], device=device)
-    layer = LabelLayer(weight, torch.full((labels,), BIAS, device=device), index, shape.group_size, start)
-    rows = max(1, INIT_ELEMENTS // fan_in)
+    device, index = generator.device, None
+    if start == shape.head or words:
+        index = random_index(-(-labels // shape.group_size), fan_in, shape.width, generator, words, shape.vocabulary)
+    weight = torch.empty(labels, fan_in + words, dtype=DTYPES[shape.weight_dtype], device=device)
+    bias = torch.full((labels,), BIAS, device=device)
+    layer = LabelLayer(weight, bias, index, shape.group_size, start, words=words)
+    rows = max(1, INIT_ELEMENTS // (fan_in + words))
     for first in range(0, labels, rows):
         block = weight[first : first + rows]
-        block.copy_(torch.randn(block.shape, generator=generator, device=device).mul_(WEIGHT_STD * layer.scale))
-    layer.state = new_state(shape.optimizer, weight)
+        noise = torch.randn(len(block), fan_in, generator=generator, device=device)
+        block[:, :fan_in].copy_(noise.mul_(WEIGHT_STD * layer.scale))
+        block[:, fan_in:].zero_()
+    layer.state = new_state(shape.optimizer, weight, words)
     return layer
 
 
-def random_index(groups: int, fan_in: int, width: int, generator: torch.Generator) -> Tensor:
-    """[M, F] int16 (int32 from 32,768 features on): distinct feature ids, ascending in each row."""
-    dtype = torch.int16 if width <= 32767 else torch.int32
-    index = torch.empty(groups, fan_in, dtype=dtype, device=generator.device)
+def random_index(
+    groups: int, fan_in: int, width: int, generator: torch.Generator, words: int = 0, vocabulary: int = 0
+) -> Tensor:
+    """[M, fan_in + words] int16 (int32 from 32,768 columns of x on): distinct feature ids, ascending in each row, and
+    behind them the first `words` of the vocabulary."""
+    dtype = torch.int16 if width + vocabulary <= 32767 else torch.int32
+    index = torch.empty(groups, fan_in + words, dtype=dtype, device=generator.device)
+    index[:, fan_in:] = torch.arange(width, width + words, device=generator.device)
     rows = max(1, INIT_ELEMENTS // width)
     for first in range(0, groups, rows):
-        block = index[first : first + rows]
+        block = index[first : first + rows, :fan_in]
         noise = torch.rand(len(block), width, generator=generator, device=generator.device)
         block.copy_(noise.topk(fan_in, dim=1).indices.sort(dim=1).values)
     return index

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from engine.data.joined import JoinedRows
 from engine.model.encoder import FeatureHead, TextEncoder
+from engine.model.words import Words
 from engine.turns import ProcessLock
 
 FEATURE_BATCH_TOKENS = 4096  # tokens in a batch of the frozen encoder's pass
@@ -53,20 +54,22 @@ class TokenInputs:
 
 @dataclass(frozen=True)
 class FeatureInputs:
-    """Rows as (features,), fp32 [B, D], from a cache fp16 [N, D]."""
+    """Rows as (features,), fp32 [B, D], from a cache fp16 [N, D]; where words are read as (features, input_ids)."""
 
     features: np.ndarray | JoinedRows
+    tokens: TokenInputs | None = None
 
     def __call__(self, rows: np.ndarray) -> Inputs:
-        return (torch.from_numpy(self.features[rows]).float(),)
+        features = torch.from_numpy(self.features[rows]).float()
+        return (features,) if self.tokens is None else (features, self.tokens(rows)[0])
 
 
 class FeatureModel(nn.Module):
     """Everything below the classifier. `encoder` is None where features are cached; `width` is D."""
 
-    def __init__(self, encoder: TextEncoder | None, head: FeatureHead) -> None:
+    def __init__(self, encoder: TextEncoder | None, head: FeatureHead, words: Words | None = None) -> None:
         super().__init__()
-        self.encoder, self.head = encoder, head
+        self.encoder, self.head, self.words = encoder, head, words
         self.width = head.width
 
     def encode(self, inputs: Inputs) -> Tensor:
@@ -76,6 +79,12 @@ class FeatureModel(nn.Module):
     def forward(self, inputs: Inputs) -> Tensor:
         """Features that the classifier reads, fp32 [B, width]."""
         return self.head(self.encode(inputs))
+
+    def with_words(self, x_BD: Tensor, inputs: Inputs) -> Tensor:
+        """All that the classifier reads of a batch: its features, and the words of the texts where these are read."""
+        if self.words is None:
+            return x_BD
+        return self.words.beside(x_BD, inputs[0] if self.encoder is not None else inputs[1])
 
     def is_trainable(self) -> bool:
         return any(p.requires_grad for p in self.parameters())

@@ -25,7 +25,7 @@ BLOCK_ELEMENTS = 1 << 22  # of [groups, D] scores and [rows, F] weights at once
 
 @dataclass(frozen=True)
 class GrowthBatch:
-    """What RigL grows by: the loss gradient of one batch. x_BD: features of any float dtype."""
+    """What RigL grows by: the loss gradient of one batch. x_BD: features, and words, of any float dtype."""
 
     backend: ModuleType
     x_BD: Tensor
@@ -53,9 +53,9 @@ def rewire_layer(
     """Replaces round(share * F) connections of every group in place; returns how many.
 
     width: D. gradient: a batch makes growth follow its gradient, None makes it random. A group can at most
-    grow the D - F features that it does not read.
+    grow the D - F features that it does not read. Words stay as they are: see engine.model.word_choice.
     """
-    count = min(round(share * layer.fan_in), width - layer.fan_in)
+    count = min(round(share * layer.features), width - layer.features)
     if layer.index is None or count == 0:
         return 0
     for first, scores_KD in _growth_scores(layer, width, generator, gradient):
@@ -64,15 +64,17 @@ def rewire_layer(
 
 
 def narrow_layer(layer: LabelLayer, fan_in: int, optimizer: str) -> None:
-    """Keeps the strongest `fan_in` connections of every group, in place; 8-bit moments start again.
+    """Keeps the strongest `fan_in` features of every group, and its words, in place; 8-bit moments start again.
 
     The weights are moved together within their own memory, a block of groups at a time, and go by way of the host,
     so that the device never holds both the wider and the narrower ones.
     """
     groups, device = layer.index.shape[0], layer.weight.device
     rows_at_once = max(1, BLOCK_ELEMENTS // (layer.group_size * layer.fan_in)) * layer.group_size
-    narrow = layer.weight.view(-1)[: layer.labels * fan_in].view(layer.labels, fan_in)
-    index = layer.index.new_empty(groups, fan_in)
+    columns = fan_in + layer.words
+    narrow = layer.weight.view(-1)[: layer.labels * columns].view(layer.labels, columns)
+    index = layer.index.new_empty(groups, columns)
+    words_W = torch.arange(layer.features, layer.fan_in, device=device)
     for first in range(0, layer.labels, rows_at_once):
         rows = slice(first, min(first + rows_at_once, layer.labels))
         some = slice(first // layer.group_size, -(-rows.stop // layer.group_size))
@@ -80,7 +82,8 @@ def narrow_layer(layer: LabelLayer, fan_in: int, optimizer: str) -> None:
         group_of_row = torch.arange(len(weight), device=device) // layer.group_size
         energy_KF = torch.zeros(some.stop - some.start, layer.fan_in, device=device)
         energy_KF.index_add_(0, group_of_row, weight.square())
-        kept_KF = energy_KF.topk(fan_in, dim=1).indices.sort(dim=1).values
+        kept_KF = energy_KF[:, : layer.features].topk(fan_in, dim=1).indices.sort(dim=1).values
+        kept_KF = torch.cat([kept_KF, words_W.expand(len(kept_KF), -1)], dim=1)
         index[some] = layer.index[some].gather(1, kept_KF)
         narrow[rows] = weight.gather(1, kept_KF[group_of_row]).to(narrow.dtype)
     on_host = narrow.to("cpu", copy=True)
@@ -89,7 +92,7 @@ def narrow_layer(layer: LabelLayer, fan_in: int, optimizer: str) -> None:
     del narrow
     layer.weight = on_host.to(device)
     if optimizer == "adamw8bit":
-        layer.state = new_state(optimizer, layer.weight)
+        layer.state = new_state(optimizer, layer.weight, layer.words)
 
 
 def _growth_scores(
@@ -100,7 +103,7 @@ def _growth_scores(
     groups_a_quantum = quantum // layer.group_size
     if gradient is not None:
         batch = (gradient.x_BD, gradient.positives, gradient.loss)
-        yield from gradient.backend.gradient_energy(layer, *batch, quantum)
+        yield from gradient.backend.gradient_energy(layer, *batch, quantum, width)
         return
     groups = layer.index.shape[0]
     floats_a_group = max(width, layer.group_size * layer.fan_in)
@@ -119,14 +122,14 @@ def _rewire_groups(layer: LabelLayer, first: int, scores_KD: Tensor, count: int)
     # A last group may be short: the mean over its rows is still the mean over its labels.
     group_of_row = torch.arange(weight.shape[0], device=weight.device) // group
     energy_KF = torch.zeros(groups, fan_in, device=weight.device).index_add_(0, group_of_row, weight.square())
-    dropped = energy_KF.topk(count, dim=1, largest=False, sorted=True).indices
+    dropped = energy_KF[:, : layer.features].topk(count, dim=1, largest=False, sorted=True).indices
 
-    taken = torch.zeros_like(scores_KD, dtype=torch.bool).scatter_(1, index_KF, True)
+    taken = torch.zeros_like(scores_KD, dtype=torch.bool).scatter_(1, index_KF[:, : layer.features], True)
     grown = scores_KD.masked_fill(taken, -torch.inf).topk(count, dim=1).indices
     index_KF.scatter_(1, dropped, grown)
     is_new_KF = torch.zeros_like(index_KF, dtype=torch.bool).scatter_(1, dropped, True)
 
-    index_KF, place_KF = index_KF.sort(dim=1)
+    index_KF, place_KF = index_KF.sort(dim=1)  # words stand behind all features, as before
     layer.index[first : first + groups] = index_KF.to(layer.index.dtype)
     place_RF = place_KF[group_of_row]
     is_new_RF = is_new_KF[group_of_row]

@@ -1,12 +1,13 @@
 """Bytes of the classifier's tensors and of what its computations take for a moment. Needs no torch.
 
-A layer is (labels, fan-in F, group size G or 0 where dense, weight type). What a step allocates follows
+A layer is (labels, columns F, group size G or 0 where dense, weight type, how many of the columns read words); x has
+`width` features and, where words are read, a column a word of the vocabulary behind them. What a step allocates follows
 engine.kernels.triton_backend and engine.kernels.reference; tests compare the constants.
 """
 
 from __future__ import annotations
 
-Layer = tuple[int, int, int, str]
+Layer = tuple[int, int, int, str, int]
 
 WEIGHT_BYTES = {"fp32": 4, "bf16": 2, "fp16": 2, "fp8": 1}
 STATE_BYTES = {"rowwise": (4, 0), "sgd": (0, 0), "adamw8bit": (8, 2 + 2 * 4 / 256)}  # a label, a weight
@@ -21,75 +22,78 @@ POSITIVES = 10  # labels an instance, where the data are not here to count them
 TOPK_INSTANCES = 128  # searched at once
 
 
-def classifier_bytes(
-    labels: int, head: int, width: int, fan_in: int, group_size: int, weight_dtype: str, optimizer: str
-) -> dict[str, int]:
-    """Bytes of the classifier's tensors by kind: weights, bias, index, optimizer state."""
-    tail = labels - head
-    weights = head * width + tail * fan_in
+def classifier_bytes(layers: list[Layer], optimizer: str, columns: int) -> dict[str, int]:
+    """Bytes of the tensors of the layers by kind: weights, bias, index, optimizer state. columns: of x."""
     per_label, per_weight = STATE_BYTES[optimizer]
-    return {
-        "classifier weights": weights * WEIGHT_BYTES[weight_dtype],
-        "classifier bias": labels * 4,
-        "classifier index": -(-tail // group_size) * fan_in * index_bytes(width),
-        "classifier optimizer": int(labels * per_label + weights * per_weight),
-    }
+    found = {"classifier weights": 0, "classifier bias": 0, "classifier index": 0, "classifier optimizer": 0}
+    for labels, fan_in, group, dtype, words in layers:
+        moments = 2 if words and optimizer == "rowwise" else 1
+        found["classifier weights"] += labels * fan_in * WEIGHT_BYTES[dtype]
+        found["classifier bias"] += labels * 4
+        found["classifier index"] += -(-labels // group) * fan_in * index_bytes(columns) if group else 0
+        found["classifier optimizer"] += int(labels * per_label * moments + labels * fan_in * per_weight)
+    return found
 
 
-def index_bytes(width: int) -> int:
-    """Of one feature id."""
-    return 2 if width <= 32767 else 4
+def index_bytes(columns: int) -> int:
+    """Of one id of a column of x."""
+    return 2 if columns <= 32767 else 4
 
 
 def is_fused(layer: Layer, backend: str, optimizer: str = "rowwise") -> bool:
     """Whether the fused kernels cover the layer."""
-    _, fan_in, group, _ = layer
-    return (
-        backend == "triton" and optimizer != "adamw8bit" and (not group or (group in GROUP_SIZES and fan_in % 16 == 0))
-    )
+    _, fan_in, group, _, words = layer
+    covered = not group or (group in GROUP_SIZES and (fan_in % 16 == 0 or words > 0))
+    return backend == "triton" and optimizer != "adamw8bit" and covered
 
 
 def initial_bytes(layers: list[Layer], width: int) -> int:
     """While the tensors are filled: normal numbers of the weights; of the index, which comes before them, noise, its
     largest with their places (12 bytes), and these sorted (24 more)."""
-    scratch = 4 * min(INIT_ELEMENTS, max(labels * fan_in for labels, fan_in, _, _ in layers))
-    for labels, fan_in, group, dtype in layers:
+    scratch = 4 * min(INIT_ELEMENTS, max(labels * fan_in for labels, fan_in, *_ in layers))
+    for labels, fan_in, group, dtype, words in layers:
         if group:
-            index = (4 * width + 36 * fan_in) * min(INIT_ELEMENTS // width, -(-labels // group))
+            index = (4 * width + 36 * (fan_in - words)) * min(INIT_ELEMENTS // width, -(-labels // group))
             scratch = max(scratch, index - labels * fan_in * WEIGHT_BYTES[dtype])
     return scratch
 
 
-def step_bytes(layer: Layer, width: int, batch: int, backend: str, device: str, optimizer: str) -> int:
-    """Most that a training step of one layer takes beside its tensors."""
+def step_bytes(layer: Layer, width: int, vocabulary: int, batch: int, backend: str, device: str, optimizer: str) -> int:
+    """Most that a training step of one layer takes beside its tensors and x."""
     if is_fused(layer, backend, optimizer):
-        return _fused_step_bytes(layer, width, batch)
-    labels, fan_in, group, _ = layer
-    rows, expands = _block(layer, width, batch, device)
+        return _fused_step_bytes(layer, width, vocabulary if layer[4] else 0, batch)
+    labels, fan_in, group, *_ = layer
+    columns = width + (vocabulary if group else 0)
+    rows, expands = _block(layer, columns, batch, device)
     rows = min(rows, labels)
     if not group:
         a_row = 4 * (2 * width + 2 * batch + 3 * fan_in)
     elif expands:
-        a_row = 8 * fan_in + 4 * (2 * width + 2 * batch + 5 * fan_in)
+        a_row = 8 * fan_in + 4 * (2 * columns + 2 * batch + 5 * fan_in)
     else:
         a_row = 4 * (2 * batch + 2 * fan_in * batch // group + 5 * fan_in)
     return rows * a_row + 3 * 4 * width * batch
 
 
-def _fused_step_bytes(layer: Layer, width: int, batch: int) -> int:
+def word_bytes(width: int, vocabulary: int, batch: int) -> int:
+    """x with its words, fp32 [batch, width + vocabulary]; the counts of a text's tokens are small beside it."""
+    return 4 * (width + vocabulary) * batch if vocabulary else 0
+
+
+def _fused_step_bytes(layer: Layer, width: int, vocabulary: int, batch: int) -> int:
     """The features by column, copies of dx and their sum in fp32, marks of positives and, where a row is wide, the
     loss gradients of a launch."""
-    labels, fan_in, group, dtype = layer
+    labels, fan_in, group, dtype, words = layer
     instances = min(_power_of_two(max(batch, 32)), 128)
     padded, rows = _power_of_two(fan_in), min(group, 64) if group else 64
-    is_wide = not group or dtype == "fp32" or padded > 256 or padded * rows > 8192
+    is_wide = not group or words or dtype == "fp32" or padded > 256 or padded * rows > 8192
     if is_wide or padded == 256:
         instances = min(instances, 64)
     stride = -(-batch // instances) * instances
     tiles = -(-labels // rows)
     element, partial = (4, 4) if dtype == "fp32" else (2, 2)
     copies = max(1, min(SCRATCH_BYTES // (width * stride * partial), tiles, MOST_COPIES))
-    size = width * stride * (element + copies * partial + 2 * 4)
+    size = width * stride * (copies * partial + 2 * 4) + (width + vocabulary) * stride * element
     size += 8 * tiles + POSITIVES * batch * -(-stride // 32) * rows * 4
     if is_wide:
         a_tile = stride * rows * element
@@ -97,9 +101,10 @@ def _fused_step_bytes(layer: Layer, width: int, batch: int) -> int:
     return size
 
 
-def topk_bytes(layer: Layer, width: int, batch: int, k: int, backend: str, device: str) -> int:
+def topk_bytes(layer: Layer, width: int, vocabulary: int, batch: int, k: int, backend: str, device: str) -> int:
     """Most that the search for the k best labels of `batch` instances takes; never less for more labels."""
-    labels, fan_in, group, _ = layer
+    labels, fan_in, group, _, words = layer
+    width += vocabulary if words else 0
     if not is_fused(layer, backend):
         rows, _ = _block(layer, width, batch, device)
         shared = fan_in * batch // group if group else width
@@ -111,7 +116,7 @@ def topk_bytes(layer: Layer, width: int, batch: int, k: int, backend: str, devic
 
 def rewiring_bytes(layer: Layer, width: int, method: str, device: str) -> int:
     """Scores of a block of groups (4 bytes, and 5 while the best are chosen), its weights and where they move (32)."""
-    labels, fan_in, group, _ = layer
+    labels, fan_in, group, *_ = layer
     groups = min(-(-labels // group), max(1, REWIRING_ELEMENTS // max(width, group * fan_in)))
     gradient = 4 * min(BLOCK_BYTES[device], 4 * labels * width) if method == "rigl" else 0
     return groups * (9 * width + 32 * group * fan_in) + gradient
@@ -119,7 +124,7 @@ def rewiring_bytes(layer: Layer, width: int, method: str, device: str) -> int:
 
 def _block(layer: Layer, width: int, batch: int, device: str) -> tuple[int, bool]:
     """(rows, whether they are written out over all features) of a block in plain torch."""
-    _, fan_in, group, _ = layer
+    _, fan_in, group, *_ = layer
     expands = bool(group) and group * width <= GATHER_COST * fan_in
     floats = max(width, batch) if not group or expands else max(fan_in / group * batch, batch, fan_in)
     return max(group or 1, int(BLOCK_BYTES[device] / 4 / floats)), expands

@@ -14,11 +14,13 @@ from engine.model.grouping_layout import BLOCK, forming_bytes, vector_bytes
 from engine.planning.activations import MIB, Activations, Precision
 from engine.planning.classifier_memory import (
     TOPK_INSTANCES,
+    Layer,
     classifier_bytes,
     initial_bytes,
     rewiring_bytes,
     step_bytes,
     topk_bytes,
+    word_bytes,
 )
 from engine.planning.encoders import EncoderShape
 
@@ -43,7 +45,8 @@ class Setting:
 
     tokens, batch, micro_batch: of a training step · padded: whether batches hold shorter texts, too · optimizer: the
     classifier's · encoder_optimizer: adamw8bit or adamw · meta_labels: 0 without the auxiliary objective · k: labels
-    an instance that evaluation asks for · evaluation_batch: texts in a batch of it, None for EVALUATION_TOKENS.
+    an instance that evaluation asks for · words, head_words: that a tail and a head label read beside their features ·
+    evaluation_batch: texts in a batch of it, None for EVALUATION_TOKENS.
     """
 
     labels: int
@@ -70,6 +73,13 @@ class Setting:
     k: int = 5
     padded: bool = True
     evaluation_batch: int | None = None
+    words: int = 0
+    head_words: int = 0
+
+    @property
+    def vocabulary(self) -> int:
+        """Columns of x behind the features."""
+        return self.encoder.vocabulary if self.words or self.head_words else 0
 
     @property
     def precision(self) -> Precision:
@@ -80,15 +90,16 @@ class Setting:
 
     def classifier(self) -> dict[str, int]:
         """Bytes of the classifier's tensors by kind."""
-        return classifier_bytes(
-            self.labels, self.head, self.width, self.fan_in, self.group_size, self.weight_dtype, self.optimizer
-        )
+        return classifier_bytes(self.layers(with_meta=False), self.optimizer, self.width + self.vocabulary)
 
-    def layers(self) -> list[tuple[int, int, int, str]]:
-        """(labels, fan-in, group size or 0 where dense, weight type) of head, tail and meta-labels."""
-        found = [(self.head, self.width, 0, self.weight_dtype)]
-        found.append((self.labels - self.head, self.fan_in, self.group_size, self.weight_dtype))
-        found.append((self.meta_labels, self.width, 0, "fp32"))
+    def layers(self, with_meta: bool = True) -> list[Layer]:
+        """Head, tail and meta-labels, as far as there are any."""
+        group, dtype, words = self.group_size, self.weight_dtype, self.head_words
+        found = [
+            (self.head, self.width + words, group if words else 0, dtype, words),
+            (self.labels - self.head, self.fan_in + self.words, group, dtype, self.words),
+            (self.meta_labels if with_meta else 0, self.width, 0, "fp32", 0),
+        ]
         return [layer for layer in found if layer[0]]
 
 
@@ -119,7 +130,7 @@ def estimate(s: Setting) -> Estimate:
     phases |= _steps(s, resident)
     phases["evaluation"] = resident | _threads(s, 2) | _evaluation(s)
     if s.rewire != "none" and s.head < s.labels:
-        tail = (s.labels - s.head, s.fan_in, s.group_size, s.weight_dtype)
+        tail = (s.labels - s.head, s.fan_in + s.words, s.group_size, s.weight_dtype, s.words)
         scratch = rewiring_bytes(tail, s.width, s.rewire, s.device)
         phases["rewiring"] = resident | _threads(s, 2) | {"rewiring scratch": scratch}
     base = {"program": PROGRAM["cpu"]} if s.device == "cpu" else {"small tensors": SMALL}
@@ -199,7 +210,10 @@ def _before_training(s: Setting, below: Phase) -> dict[str, Phase]:
 
 def _steps(s: Setting, resident: Phase) -> dict[str, Phase]:
     """Phases of a training step."""
-    scratch = max(step_bytes(layer, s.width, s.batch, s.backend, s.device, s.optimizer) for layer in s.layers())
+    scratch = max(
+        step_bytes(layer, s.width, s.vocabulary, s.batch, s.backend, s.device, s.optimizer) for layer in s.layers()
+    )
+    scratch += word_bytes(s.width, s.vocabulary, s.batch)
     step = {"classifier workspace": scratch + 3 * 4 * s.width * s.batch}
     if not s.trained:
         layer = 3 * s.encoder.hidden * s.intermediate * s.precision.parameter  # the gradient and its copies
@@ -261,7 +275,8 @@ def _evaluation(s: Setting) -> Phase:
     batch = s.evaluation_batch or max(1, EVALUATION_TOKENS // s.tokens)
     forward = s.pass_over(batch).forward_peak() if s.trained else 8 * batch * s.width
     found = min(batch, TOPK_INSTANCES)
-    scratch = max(topk_bytes(layer, s.width, found, s.k, s.backend, s.device) for layer in s.layers())
+    scratch = max(topk_bytes(layer, s.width, s.vocabulary, found, s.k, s.backend, s.device) for layer in s.layers())
+    scratch += word_bytes(s.width, s.vocabulary, found)
     scratch += 8 * batch * (s.width + 4 * s.k)
     if scratch > forward:
         return {"top-k scratch": scratch}

@@ -2,7 +2,8 @@
 
 The largest fan-in of the ladder whose predicted peak fits the budget wins. Of the ways to train that fit with it the
 plan takes the first: whole batches before micro-batches, the optimizer after backward before within it (where it
-clips matrix by matrix), and else the fastest. Dense head labels are given up before the fan-in falls below FULL_FAN_IN.
+clips matrix by matrix), and else the fastest. Words, and before them dense head labels, are given up before the fan-in
+falls below FULL_FAN_IN.
 What the configuration pins stays, and the rest is planned around it. Needs no torch.
 """
 
@@ -10,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
-from itertools import combinations
+from itertools import combinations, product
 
 from engine.config import RunConfig, checkpointing_interval
 from engine.errors import ConfigError, MemoryBudgetError
@@ -22,7 +23,10 @@ from engine.planning.memory import Estimate, Setting, estimate
 LADDER = (16, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048)
 GROUP_SIZES = (32, 64)  # the usual one, and the one whose index takes half the memory
 HEADS = (0.05, 0.01, 0.0)
-FULL_FAN_IN = 64  # a larger fan-in is not bought with fewer head labels, nor with passes of fewer than PASS_TOKENS
+WORDS = (256, 128, 64, 32, 0)  # that a label reads beside its features
+HEAD_WORDS = 4  # times as many are read by a head label
+# A larger fan-in is not bought with fewer words or head labels, nor with passes of fewer than PASS_TOKENS.
+FULL_FAN_IN = 64
 PASS_TOKENS = 2048  # what keeps a device busy
 CHECKPOINTS = (0, 4, 3, 2, 1)
 HEADROOM = 1.02  # of the predicted peak: memory that the allocator holds in pieces too small to use
@@ -34,7 +38,8 @@ class Plan:
 
     components: what makes up the peak · phases: the peak of each phase · classifier_bytes: of the classifier's
     tensors · host_bytes: beside the device (on a CPU 0: all is host memory) · notches: how often the plan was lowered
-    because a step ran out of memory.
+    because a step ran out of memory · words, head_words: read by a tail and a head label beside their features, of a
+    vocabulary.
     """
 
     labels: int
@@ -55,6 +60,9 @@ class Plan:
     budget_bytes: int
     host_bytes: int
     notches: int = 0
+    words: int = 0
+    head_words: int = 0
+    vocabulary: int = 0
 
     @property
     def sparsity(self) -> float:
@@ -112,6 +120,9 @@ def plan_of(setting: Setting, found: Estimate, budget: int) -> Plan:
         predicted_bytes=found.peak,
         budget_bytes=budget,
         host_bytes=sum(found.host.values()),
+        words=s.words,
+        head_words=s.head_words,
+        vocabulary=s.vocabulary,
     )  # fmt: skip
 
 
@@ -221,7 +232,7 @@ def _leanest(ways: list[dict]) -> list[dict]:
 
 
 def _classifiers(problem: Problem, fan_in: int) -> Iterator[Setting]:
-    """Settings of that fan-in, the preferred first: more head labels, then smaller groups."""
+    """Settings of that fan-in, the preferred first: more words, then more head labels, then smaller groups."""
     config, hardware, width = problem.config, problem.hardware, problem.width
     c, labels = config.classifier, problem.labels
     dtype = c.weight_dtype
@@ -236,16 +247,30 @@ def _classifiers(problem: Problem, fan_in: int) -> Iterator[Setting]:
         backend = "triton" if hardware.device == "cuda" and hardware.compute == "bf16" else "torch"
     weight = first_weight(config.auxiliary, 1.0 - fan_in / width, problem.trained or bool(config.intermediate.width))
     meta = wanted_meta_labels(config.auxiliary, labels) if weight else 0
-    for fraction in fractions:
+    for words, fraction, group in product(_words(problem, fan_in), fractions, groups):
         head = labels if c.fan_in == "dense" else min(labels, round(fraction * labels))
-        for group in groups:
-            yield Setting(
-                labels, head, width, fan_in, group, dtype, problem.encoder, problem.tokens, config.training.batch_size,
-                config.training.batch_size, trained=problem.trained, device=hardware.device, compute=hardware.compute,
-                optimizer=c.optimizer, encoder_optimizer=config.encoder.optimizer,
-                intermediate=config.intermediate.width, backend=backend, rewire=config.rewire.method,
-                meta_labels=meta, k=max(config.evaluation.k), padded=problem.padded,
-            )  # fmt: skip
+        head_words = min(HEAD_WORDS * words, problem.encoder.vocabulary // 2) if head else 0
+        yield Setting(
+            labels, head, width, fan_in, group, dtype, problem.encoder, problem.tokens, config.training.batch_size,
+            config.training.batch_size, trained=problem.trained, device=hardware.device, compute=hardware.compute,
+            optimizer=c.optimizer, encoder_optimizer=config.encoder.optimizer,
+            intermediate=config.intermediate.width, backend=backend, rewire=config.rewire.method,
+            meta_labels=meta, k=max(config.evaluation.k), padded=problem.padded,
+            words=words if head < labels else 0, head_words=head_words,
+        )  # fmt: skip
+
+
+def _words(problem: Problem, fan_in: int) -> tuple[int, ...]:
+    """How many words a label may read, the preferred first. By itself a dense layer reads none, nor do labels that
+    share nothing: what one of them reads would have to be gathered for it alone."""
+    c, most = problem.config.classifier, problem.encoder.vocabulary // 2
+    wanted = problem.config.words.fan_in
+    if wanted != "auto":
+        return (min(wanted, most),)
+    if c.fan_in == "dense" or c.group_size == 1:
+        return (0,)
+    found = tuple(dict.fromkeys(min(words, most) for words in WORDS))
+    return found if fan_in <= FULL_FAN_IN or c.fan_in != "auto" else found[:1]
 
 
 def _advice(problem: Problem, budget: int) -> str:

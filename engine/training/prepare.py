@@ -48,6 +48,8 @@ from engine.model.features import (
 from engine.model.grouping import balanced_order, label_vectors
 from engine.model.meta_labels import first_weight
 from engine.model.sources import digest, find_encoder
+from engine.model.word_choice import WordStatistics
+from engine.model.words import Words
 from engine.peak_memory import bound_heap
 from engine.planning.encoders import shape_of
 from engine.planning.hardware import Hardware
@@ -63,15 +65,15 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 Autocast = Callable[[], AbstractContextManager]
-ORDER_SAMPLE = 200_000  # training texts whose features make the label vectors
+ORDER_SAMPLE = 200_000  # training texts whose features make the label vectors, and whose words are counted
 TORCH = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
 
 @dataclass
 class Material:
     """What training reads. Rows are those of the train split and, behind them, of the label texts that are trained on
-    as well. labels, train_inputs, lengths: of these rows · train_rows, validation_rows: int64, those with labels;
-    validation is of the train split alone."""
+    as well. labels, train_inputs, tokens, lengths: of these rows · train_rows, validation_rows: int64, those with
+    labels; validation is of the train split alone."""
 
     dataset: Dataset
     encoder: TextEncoder
@@ -80,6 +82,7 @@ class Material:
     model: FeatureModel
     labels: LabelSets | JoinedSets
     train_inputs: TokenInputs | FeatureInputs
+    tokens: TokenInputs
     lengths: np.ndarray
     train_rows: np.ndarray
     validation_rows: np.ndarray
@@ -135,8 +138,9 @@ def gather(config: RunConfig, hardware: Hardware, dataset: Dataset, reporter: Re
         train_rows = np.concatenate([train_rows, len(dataset.train) + np.arange(len(label_texts))])
 
     read = [tokens_of(part, tokenizer, config, dataset.cache, reporter) for part in parts]
-    inputs = TokenInputs(JoinedTokens(*(each.tokens for each in read)), read[0].pad_id) if label_texts else read[0]
-    lengths = inputs.tokens.lengths()
+    tokens = TokenInputs(JoinedTokens(*(each.tokens for each in read)), read[0].pad_id) if label_texts else read[0]
+    inputs: TokenInputs | FeatureInputs = tokens
+    lengths = tokens.tokens.lengths()
     center = None
     if frozen:
         encoder.requires_grad_(False)
@@ -150,7 +154,7 @@ def gather(config: RunConfig, hardware: Hardware, dataset: Dataset, reporter: Re
     head = FeatureHead(encoder.width, config.intermediate.width, config.encoder.dropout, center)
     model = FeatureModel(None if frozen else encoder, head)
     return Material(
-        dataset, encoder, encoder_digest, tokenizer, model, labels, inputs, lengths, train_rows,
+        dataset, encoder, encoder_digest, tokenizer, model, labels, inputs, tokens, lengths, train_rows,
         labelled[validation], frozen,
     )  # fmt: skip
 
@@ -194,21 +198,61 @@ def new_classifier(
     config: RunConfig,
     plan: Plan,
     material: Material,
+    words: WordStatistics | None,
     device: torch.device,
     autocast: Autocast,
     reporter: Reporter,
 ) -> tuple[Classifier, LabelOrder]:
-    """A classifier with random weights, and the order of its labels."""  # fmt: skip
+    """A classifier with random weights, and the order of its labels. words: where labels read any."""
     backend, line = resolve_backend(config.classifier.backend, device)
     reporter.say(f"backend   {line}, on {device}")
     order = _label_order(config, plan, material, device, autocast, reporter)
-    return Classifier.new(classifier_shape(config, plan), backend, device, seed_of(config.run.seed, WEIGHTS)), order
+    classifier = Classifier.new(classifier_shape(config, plan), backend, device, seed_of(config.run.seed, WEIGHTS))
+    if words is not None:
+        _choose_words(classifier, order, material, words, reporter)
+    return classifier, order
 
 
 def classifier_shape(config: RunConfig, plan: Plan) -> ClassifierShape:
     return ClassifierShape(
-        plan.labels, plan.head, plan.width, plan.fan_in, plan.group_size, config.classifier.optimizer, plan.weight_dtype
-    )
+        plan.labels, plan.head, plan.width, plan.fan_in, plan.group_size, config.classifier.optimizer,
+        plan.weight_dtype, plan.words, plan.head_words, plan.vocabulary,
+    )  # fmt: skip
+
+
+def prepare_words(plan: Plan, material: Material, reporter: Reporter) -> WordStatistics | None:
+    """From here on the model reads words, if the plan says so: their statistics, the same on every start."""
+    if not plan.vocabulary:
+        return None
+    beside = f"{plan.words:,} of {plan.vocabulary:,} pieces"
+    reporter.say(f"words     a label reads {beside} beside its features, a head label {plan.head_words:,}")
+    special = [*material.tokenizer.all_special_ids, material.tokens.pad_id]
+    words = WordStatistics(material.tokens.tokens, _sample(material), plan.vocabulary, special)
+    material.model.words = Words(torch.from_numpy(words.idf))
+    if isinstance(material.train_inputs, FeatureInputs):
+        material.train_inputs = FeatureInputs(material.train_inputs.features, material.tokens)
+    return words
+
+
+def _choose_words(
+    classifier: Classifier, order: LabelOrder, material: Material, words: WordStatistics, reporter: Reporter
+) -> None:
+    labels = material.labels.select(_sample(material))
+    positions = order.position_of[labels.ids]
+    with reporter.stage("choosing words", "groups") as update:
+        for layer in classifier.layers:
+            done, groups = 0, len(layer.index)
+            chosen = words.choose(labels.offsets, positions, layer.start, layer.labels, layer.group_size, layer.words)
+            for first, words_KW in chosen:
+                classifier.read_words(layer, first, torch.from_numpy(words_KW))
+                done += len(words_KW)
+                update(done, groups)
+
+
+def _sample(material: Material) -> np.ndarray:
+    """An even sample of the training rows, int64."""
+    rows = material.train_rows
+    return rows[:: max(1, -(-len(rows) // ORDER_SAMPLE))]
 
 
 def new_auxiliary(config: RunConfig, plan: Plan, material: Material, main: Classifier) -> AuxiliaryObjective | None:
@@ -259,8 +303,7 @@ def _encoded(
     material: Material, device: torch.device, autocast: Autocast, reporter: Reporter
 ) -> Iterator[tuple[Tensor, np.ndarray, np.ndarray]]:
     """(features, label offsets, label ids) of the training rows, or of an even sample of them, in batches."""
-    rows = material.train_rows
-    rows = rows[:: max(1, -(-len(rows) // ORDER_SAMPLE))]
+    rows = _sample(material)
     material.model.to(device).eval()
     done = 0
     with reporter.stage("grouping labels", "texts") as update:

@@ -41,6 +41,7 @@ from engine.training.prepare import (
     open_dataset,
     plan_run,
     prepare_encoder,
+    prepare_words,
     tokens_of,
 )
 from engine.training.reporter import Reporter
@@ -75,13 +76,17 @@ def _train(run: RunDirectory, config: RunConfig, profile: str, reporter: Reporte
     if checkpoint:
         _check_identity(checkpoint, config, material)
     plan = _plan(run, config, hardware, material, checkpoint, reporter)
+    words = prepare_words(plan, material, reporter)
     optimizer = prepare_encoder(config, plan, material, accelerator.device)
     if checkpoint:
         backend, _ = resolve_backend(config.classifier.backend, accelerator.device)
         order = LabelOrder.from_labels(checkpoints.load_tensors(checkpoint, "order")["label_at"].numpy(), plan.head)
         classifier = Classifier.new(classifier_shape(config, plan), backend, accelerator.device, 0)
     else:
-        classifier, order = new_classifier(config, plan, material, accelerator.device, accelerator.autocast, reporter)
+        classifier, order = new_classifier(
+            config, plan, material, words, accelerator.device, accelerator.autocast, reporter
+        )
+    del words  # many times the size of the vocabulary
     auxiliary = new_auxiliary(config, plan, material, classifier)
     trainer = Trainer(config, plan, material, classifier, order, auxiliary, optimizer, accelerator, run, reporter)
     if hardware.device == "cuda":
@@ -111,6 +116,7 @@ def _train(run: RunDirectory, config: RunConfig, profile: str, reporter: Reporte
         "width": plan.width,
         "fan_in": "dense" if plan.head == plan.labels else plan.fan_in,
         "group_size": plan.group_size,
+        "words": plan.words,
         "steps": progress.step,
         "model_step": read_info(run.model).step,
         "peak_memory_bytes": peak,
@@ -179,7 +185,8 @@ def _test(run: RunDirectory, config: RunConfig, hardware, material: Material, re
     lengths = inputs.tokens.lengths()
     if material.frozen:
         file = feature_file(dataset, dataset.test, config, material.encoder_digest, hardware.compute)
-        inputs = FeatureInputs(features_of(material.encoder, inputs, file, hardware.device, reporter))
+        features = features_of(material.encoder, inputs, file, hardware.device, reporter)
+        inputs = FeatureInputs(features, inputs if bundle.model.words is not None else None)
         bundle.model.encoder = None
     e = config.evaluation
 

@@ -44,9 +44,10 @@ class Batch:
 
 @dataclass(frozen=True)
 class StepResult:
-    """x_BD: the features the classifier saw · loss: fp32 scalar, if asked for · finite: bool scalar on the device."""
+    """read_BX: what the classifier read, features and words · loss: fp32 scalar, if asked for · finite: bool scalar on
+    the device."""
 
-    x_BD: Tensor
+    read_BX: Tensor
     loss: Tensor | None
     finite: Tensor
 
@@ -114,7 +115,8 @@ class TrainingStep:
         elif begun.x_BD is None:
             with torch.no_grad():
                 begun.x_BD = torch.cat([self._features(begun, span, n) for n, span in enumerate(spans)])
-        dx_BD, loss = self._classify(begun)
+        read_BX = self.model.with_words(begun.x_BD, batch.inputs)
+        dx_BD, loss = self._classify(begun, read_BX)
         finite = torch.isfinite(dx_BD).all()
         if self.optimizer is not None:
             with self.optimizer.stepping(begun.step, begun.factor):
@@ -124,7 +126,7 @@ class TrainingStep:
                     for n, span in enumerate(spans):
                         self.optimizer.backward(self._features(begun, span, n), dx_BD[span])
             finite = finite & torch.isfinite(self.optimizer.grad_norm)
-        return StepResult(begun.x_BD, loss, finite)
+        return StepResult(read_BX, loss, finite)
 
     def _features(self, begun: _Begun, span: slice, micro: int) -> Tensor:
         """Features with dropout that is the same whenever this micro-batch of this step is computed."""
@@ -132,7 +134,7 @@ class TrainingStep:
         with self.autocast():
             return self.model(tuple(part[span] for part in begun.batch.inputs)).float()
 
-    def _classify(self, begun: _Begun) -> tuple[Tensor, Tensor | None]:
+    def _classify(self, begun: _Begun, read_BX: Tensor) -> tuple[Tensor, Tensor | None]:
         """Trains the classifiers, as far as they have not been in this step: (dx_BD fp32, loss if asked for)."""
         c, batch, x_BD = self.config.classifier, begun.batch, begun.x_BD
         share = self.auxiliary.weight_at(begun.step, begun.total) if self.auxiliary else 0.0
@@ -140,6 +142,7 @@ class TrainingStep:
             loss=c.loss,
             optimizer=c.optimizer,
             learning_rate=c.learning_rate * begun.factor,
+            word_learning_rate=self.config.words.learning_rate * begun.factor,
             beta2=c.beta2,
             weight_decay=c.weight_decay,
             step=begun.step,
@@ -150,7 +153,7 @@ class TrainingStep:
         )
         begun.main = begun.main or ClassifierStep.new(x_BD)
         positives = Positives.from_rows(batch.offsets, batch.positions, self.device)
-        self.classifier.go_on(begun.main, x_BD, positives, options)
+        self.classifier.go_on(begun.main, read_BX, positives, options)
         if not share:
             return begun.main.dx_BD, begun.main.loss()
         begun.extra = begun.extra or ClassifierStep.new(x_BD)

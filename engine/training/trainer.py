@@ -216,10 +216,10 @@ class Trainer:
         factor = warmup_cosine(step, self.total, self.config.training.warmup_steps)
         result = self.step(batch, step, self.total, factor, wants_loss)
         self.finite &= result.finite
-        self._rewire(batch, result.x_BD, step)
+        self._rewire(batch, result.read_BX, step)
         return result.loss
 
-    def _rewire(self, batch: Batch, x_BD: Tensor, step: int) -> None:
+    def _rewire(self, batch: Batch, read_BX: Tensor, step: int) -> None:
         rewire = self.config.rewire
         if self.plan.head == self.plan.labels or not rewires_at(step, self.total, rewire):
             return
@@ -228,7 +228,7 @@ class Trainer:
         growth = None
         if rewire.method == "rigl":
             positives = Positives.from_rows(batch.offsets, batch.positions, self.device)
-            growth = GrowthBatch(self.classifier.backend, x_BD, positives, self.config.classifier.loss)
+            growth = GrowthBatch(self.classifier.backend, read_BX, positives, self.config.classifier.loss)
         share = replaced_share(step, self.total, rewire)
         count = rewire_layer(tail, self.plan.width, share, generator, growth)
         self.run.event("rewire", step=step, replaced=count, fan_in=self.plan.fan_in)
@@ -326,7 +326,7 @@ class Trainer:
         )
         try:
             save_bundle(
-                self.run.model, info, m.encoder, m.tokenizer, self.model.head, self.classifier, self.order,
+                self.run.model, info, m.encoder, m.tokenizer, self.model, self.classifier, self.order,
                 m.dataset.path / "labels.parquet", metrics,
             )  # fmt: skip
         except OSError as error:
@@ -391,8 +391,9 @@ class Trainer:
             return
         found = checkpoints.load_tensors(checkpoint, "classifier")
         state = {name.removeprefix("tail.state."): t for name, t in found.items() if name.startswith("tail.state.")}
-        wide = LabelLayer(found["tail.weight"], found["tail.bias"], found["tail.index"], tail.group_size, 0, state)
-        narrow_layer(wide, tail.fan_in, self.config.classifier.optimizer)
+        tensors_of_tail = (found[f"tail.{name}"] for name in ("weight", "bias", "index"))
+        wide = LabelLayer(*tensors_of_tail, tail.group_size, 0, state, tail.words)
+        narrow_layer(wide, tail.features, self.config.classifier.optimizer)
         found |= {f"tail.{name}": tensor for name, tensor in wide.tensors().items()}
         for name, tensor in tensors.items():
             tensor.copy_(found[name])

@@ -92,6 +92,13 @@ def test_on_a_cpu_the_plan_is_against_host_memory(capsys):
     assert json.loads(plan(capsys, "--labels", "1000", "--profile", "cpu", "--json"))["device"] == "cpu"
 
 
+def test_the_processor_is_planned_with_the_memory_that_a_training_would_find(capsys):
+    from engine.planning.hardware import detect
+
+    found = json.loads(plan(capsys, "--labels", "1000", "--profile", "cpu", "--json"))
+    assert abs(found["budget_bytes"] + 2**29 - detect("cpu").free_bytes) < 2**30  # other programs move in between
+
+
 @pytest.mark.skipif(not Path("/proc/cpuinfo").is_file(), reason="only Linux tells what a processor can do")
 def test_a_plan_without_torch_knows_the_numbers_that_torch_computes_fast():
     import torch

@@ -14,8 +14,16 @@ from engine.planning.planner import LADDER, Plan
 from engine.words import counted
 
 MOST_NOTCHES = 3
+# What CUDA, Triton and ROCm say; cuBLAS and cuDNN; torch on a processor. Only torch's allocator raises its own error.
+OUT_OF_MEMORY = ("out of memory", "ALLOC_FAILED", "DefaultCPUAllocator")
 
 Lowered = tuple[Plan, str]
+
+
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Whether memory ran out, be it beside torch's allocator: where another program has it all, even the code of a
+    kernel finds no place."""
+    return any(words in str(error) for words in OUT_OF_MEMORY)
 
 
 def lowered(plan: Plan, config: RunConfig, encoder: EncoderShape, earlier: int = 0) -> Lowered | None:

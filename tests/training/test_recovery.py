@@ -21,7 +21,7 @@ from engine.model.rewiring import narrow_layer
 from engine.planning.encoders import ENCODERS
 from engine.planning.planner import Plan
 from engine.runs import RunDirectory
-from engine.training.recovery import advice, lowered
+from engine.training.recovery import advice, is_out_of_memory, lowered
 from engine.training.trainer import Trainer
 from tiny import make_encoder
 
@@ -172,6 +172,31 @@ def test_a_smaller_fan_in_is_offered_where_there_is_one(changes, offered):
     text = advice(plan(**changes), "CUDA out of memory.", Path("runs/one"))
     assert ("--allow-lower-fan-in" in text) == offered
     assert "\n" not in text
+
+
+def test_memory_that_torchs_allocator_does_not_manage_runs_out_as_well():
+    with pytest.raises(RuntimeError) as error:
+        torch.empty(1 << 60, dtype=torch.uint8)
+    assert not isinstance(error.value, torch.OutOfMemoryError)
+    assert is_out_of_memory(error.value)
+    with pytest.raises(RuntimeError) as error:
+        torch.ones(2) @ torch.ones(3)
+    assert not is_out_of_memory(error.value)
+    for text in ("CUDA error: out of memory", "Triton Error [CUDA]: out of memory", "CUBLAS_STATUS_ALLOC_FAILED when"):
+        assert is_out_of_memory(RuntimeError(text))
+
+
+def test_a_run_goes_on_in_smaller_batches_where_the_processors_memory_ran_out(tiny_flags, tmp_path, monkeypatch):
+    true = torch.nn.Linear.forward
+
+    def forward(module, x):
+        if torch.is_grad_enabled() and x.ndim == 3 and len(x) > 8:
+            torch.empty(1 << 60, dtype=torch.uint8)
+        return true(module, x)
+
+    monkeypatch.setattr(torch.nn.Linear, "forward", forward)
+    run = train([*tiny_flags, *TRAINABLE, "--batch-size", "16"], tmp_path, "--max-steps", "3")
+    assert json.loads((run / "plan.json").read_text())["micro_batch"] == 8
 
 
 def test_gradients_stay_the_same_in_smaller_batches(tiny_flags, tiny_encoder, tmp_path, monkeypatch):

@@ -348,12 +348,15 @@ def _with(problem: Problem, key: str, value: object) -> Problem:
 
 def most_labels(problem: Problem, budget: int) -> int:
     """The largest number of labels that can be trained within the budget, to two digits; 0 if none can."""
-    low, high = 0, problem.labels
+
+    def fits(labels: int) -> bool:
+        return least(replace(problem, labels=labels), fan_ins(problem)[0]) <= budget
+
+    if not fits(1):
+        return 0
+    low, high = 1, problem.labels
     while high - low > max(1, high // 100):
         middle = (low + high) // 2
-        if least(replace(problem, labels=middle), fan_ins(problem)[0]) <= budget:
-            low = middle
-        else:
-            high = middle
+        low, high = (middle, high) if fits(middle) else (low, middle)
     scale = 10 ** max(0, len(str(low)) - 2)
     return low // scale * scale

@@ -18,11 +18,15 @@ def escape(text: object) -> str:
     return html.escape(str(text))
 
 
+def capital(text: str) -> str:
+    """The text with a capital at its beginning, but for names of settings and files, which stay as they are."""
+    first = text.split(" ", 1)[0]
+    return text if "." in first[:-1] else text[:1].upper() + text[1:]
+
+
 def note(text: str, problem: bool = False) -> str:
     """A remark of one sentence."""
-    first = text.split(" ", 1)[0]
-    begin = text[:1] if "." in first[:-1] else text[:1].upper()  # names of settings and files stay as they are
-    text = begin + text[1:] + ("" if text.endswith((".", "?", "…")) else ".")
+    text = capital(text) + ("" if text.endswith((".", "?", "…")) else ".")
     kind = 'class="note problem" role="alert"' if problem else 'class="note"'
     return f"<p {kind}>{escape(text)}</p>"
 

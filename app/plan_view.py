@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from app.html import MIB, escape, note, percent, size, tiles
+from app.html import MIB, capital, escape, note, percent, size, tiles
 from app.words import explained
 from engine.planning.classifier_memory import WEIGHT_BYTES
 from engine.planning.hardware import CUDA_CONTEXT, GIB
@@ -123,7 +123,7 @@ def _again(every: int) -> str:
 
 
 def _list(lines: Iterable[str]) -> str:
-    items = "".join(f"<li>{explained(line[:1].upper() + line[1:])}</li>" for line in lines)
+    items = "".join(f"<li>{explained(capital(line))}</li>" for line in lines)
     return f'<ul class="reasons">{items}</ul>'
 
 

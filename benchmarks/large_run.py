@@ -4,8 +4,11 @@
 
 Makes a synthetic dataset and an encoder with random weights in the output folder (kept for the next call with the
 same shape), trains under the memory limit of the profile, kills the training without warning as soon as it has a
-checkpoint at or behind step --kill-at, resumes it, and prints a report in Markdown. Ends with 1 if the resumed
-training does not finish all steps.
+checkpoint at or behind step --kill-at, resumes it, and prints a report in Markdown. With --kill-at 0 it is left alone
+and writes only its first and last checkpoint. Ends with 1 if not all steps are done. --labels max takes the largest
+label count that can be planned:
+
+    python benchmarks/large_run.py --labels max --profile 4gb --fan-in 64 --texts 512 --steps 3 --kill-at 0 --output DIR
 """
 
 from __future__ import annotations
@@ -22,8 +25,12 @@ from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 
-from synthetic import SHAPES, make_dataset, make_encoder
+from synthetic import SHAPES, known_words, make_dataset, make_encoder
 
+from engine.config import resolve
+from engine.errors import MemoryBudgetError
+from engine.planning.planner import make_plan
+from engine.planning.problems import named_hardware, problem_for
 from engine.runs import RunDirectory
 
 GIB = 2**30
@@ -34,7 +41,7 @@ POLL_SECONDS = 0.02
 def options() -> tuple[argparse.Namespace, list[str]]:
     """The script's own options, and all others, which go to `engine train`."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
-    parser.add_argument("--labels", type=int, default=2_812_281)
+    parser.add_argument("--labels", default="2812281", metavar="N", help="or max: as many as can be planned")
     parser.add_argument("--texts", type=int, default=30_000)
     parser.add_argument("--tokens", type=int, default=128)
     parser.add_argument("--encoder-shape", choices=SHAPES, default="bert-base")
@@ -42,7 +49,7 @@ def options() -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--fan-in", default="auto")
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--steps", type=int, default=200)
-    parser.add_argument("--kill-at", type=int, default=100)
+    parser.add_argument("--kill-at", type=int, default=100, help="step; 0: it is not killed")
     parser.add_argument("--checkpoint-seconds", type=float, default=1.0, help="between two checkpoints")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--output", type=Path, required=True)
@@ -52,16 +59,41 @@ def options() -> tuple[argparse.Namespace, list[str]]:
 def prepare(o: argparse.Namespace) -> tuple[Path, Path, dict[str, float]]:
     """(dataset, encoder, seconds of making each); what is there already takes none."""
     encoder = o.output / f"encoder-{o.encoder_shape}-{o.tokens}"
-    data = o.output / f"data-{o.encoder_shape}-{o.labels}-{o.texts}-{o.tokens}"
     seconds = {}
+    if not encoder.exists():
+        started = time.monotonic()
+        make_encoder(encoder, SHAPES[o.encoder_shape], o.tokens)
+        seconds["making the encoder"] = time.monotonic() - started
+    labels = most_labels(o, encoder) if o.labels == "max" else int(o.labels)
+    data = o.output / f"data-{o.encoder_shape}-{labels}-{o.texts}-{o.tokens}"
     if not data.exists():
         started = time.monotonic()
-        vocabulary = make_encoder(encoder, SHAPES[o.encoder_shape], o.tokens)
-        seconds["making the encoder"] = time.monotonic() - started
-        started = time.monotonic()
-        make_dataset(data, o.labels, o.texts, TEST_TEXTS, o.tokens, vocabulary)
+        make_dataset(data, labels, o.texts, TEST_TEXTS, o.tokens, known_words(SHAPES[o.encoder_shape]))
         seconds["making the dataset"] = time.monotonic() - started
     return data, encoder, seconds
+
+
+def most_labels(o: argparse.Namespace, encoder: Path) -> int:
+    """The largest label count, in thousands, that can be planned with the profile and the fan-in."""
+    flags = {
+        "classifier.fan_in": o.fan_in, "training.batch_size": o.batch_size, "data.max_tokens": o.tokens,
+        "encoder.name": encoder,
+    }  # fmt: skip
+    config, _ = resolve(o.profile, {key: str(value) for key, value in flags.items()}, {})
+    card = named_hardware(config, o.profile)
+
+    def fits(thousands: int) -> bool:
+        try:
+            make_plan(problem_for(config, card, 1000 * thousands))
+        except MemoryBudgetError:
+            return False
+        return True
+
+    low, high = 1, 1 << 20
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if fits(middle) else (low, middle)
+    return 1000 * low
 
 
 def train_flags(o: argparse.Namespace, data: Path, encoder: Path, more: list[str]) -> list[str]:
@@ -71,7 +103,7 @@ def train_flags(o: argparse.Namespace, data: Path, encoder: Path, more: list[str
         "training.epochs": 1 + o.steps * o.batch_size // max(1, o.texts - TEST_TEXTS),
         "evaluation.every_epochs": o.steps,
         "evaluation.baselines": "false",
-        "checkpoint.every_minutes": o.checkpoint_seconds / 60,
+        "checkpoint.every_minutes": o.checkpoint_seconds / 60 if o.kill_at else 1e6,
     }
     flags = ["--profile", o.profile, "--data", data, "--encoder", encoder, "--output", o.output / "runs"]
     flags += ["--device", o.device, "--fan-in", o.fan_in, "--batch-size", o.batch_size, "--max-steps", o.steps]
@@ -105,8 +137,8 @@ class Session:
         raise SystemExit(f"{problem}; the end of {self.log}:\n{self.log.read_text()[-3000:]}")
 
 
-def train_until_killed(o: argparse.Namespace, flags: list[str]) -> tuple[Session, RunDirectory, int]:
-    """(session, run, step of the checkpoint after which the training was killed)."""
+def train_until_killed(o: argparse.Namespace, flags: list[str]) -> tuple[Session, RunDirectory, int | None]:
+    """(session, run, step of the checkpoint after which the training was killed; None with --kill-at 0)."""
     before = set((o.output / "runs").glob("2*"))
     session = Session(flags, o.output / "first.log")
     for _ in session.watch():
@@ -115,10 +147,12 @@ def train_until_killed(o: argparse.Namespace, flags: list[str]) -> tuple[Session
             if session.training is None and run.state() == "training":
                 session.training = time.time()
             saved = [event["step"] for event in run.events(["checkpoint"]) if event["step"] >= o.kill_at]
-            if saved:
+            if saved and o.kill_at:
                 session.process.kill()
                 session.process.wait()
                 return session, run, saved[0]
+    if not o.kill_at and not session.process.returncode:
+        return session, run, None
     return session.fail(f"the training ended ({session.process.returncode}) without a checkpoint at {o.kill_at}")
 
 
@@ -167,7 +201,7 @@ def main() -> None:
     data, encoder, seconds = prepare(o)
     first, run, saved = train_until_killed(o, train_flags(o, data, encoder, more))
     events_before = list(run.events())
-    second = resume(o, run)
+    second = resume(o, run) if saved is not None else None
     events = list(run.events())
     result, plan = run.read_json("result.json"), run.read_json("plan.json")
     resumed_at = [e["text"] for e in events[len(events_before) :] if e.get("text", "").startswith("resuming")]
@@ -176,18 +210,21 @@ def main() -> None:
     seconds |= phases(events_before, first)
     memory = [event["memory_bytes"] for event in events_before if event["type"] == "step"]
     milliseconds = step_milliseconds(events)
-    finished = result["steps"] == o.steps and bool(resumed_at)
+    finished = result["steps"] == o.steps and bool(resumed_at) == bool(second)
+    killed = f"; killed after the checkpoint at step {saved}" if second else ""
     report = {
         "labels": plan["labels"],
         "classifier": f"fan-in {plan['fan_in']} of {plan['width']}, {plan['head']:,} head labels, "
         f"{plan['weight_dtype']}, {plan['classifier_bytes'] / GIB:.3f} GiB",
-        "steps": f"{result['steps']} of {o.steps}; killed after the checkpoint at step {saved}",
+        "steps": f"{result['steps']} of {o.steps}{killed}",
         "resumed": resumed_at[0] if resumed_at else "no",
         "finished": "yes" if finished else "NO",
         "a step": f"{milliseconds:.1f} ms (median, checkpoints not counted)" if milliseconds else "too few steps",
         "peak memory, first session": f"{max(memory) / GIB:.3f} GiB" if memory else "killed too early",
-        "peak memory, resumed session": f"{result['peak_memory_bytes'] / GIB:.3f} GiB",
-        "peak host memory": f"{first.host_peak / GIB:.2f} GiB, resumed {second.host_peak / GIB:.2f} GiB",
+        "peak memory, last session": f"{result['peak_memory_bytes'] / GIB:.3f} GiB",
+        "predicted, allowed": f"{plan['predicted_bytes'] / GIB:.3f}, {plan['budget_bytes'] / GIB:.3f} GiB",
+        "notches": plan["notches"],
+        "peak host memory": ", resumed ".join(f"{s.host_peak / GIB:.2f} GiB" for s in (first, second) if s),
         "checkpoint": f"{size_of(newest) / GIB:.3f} GiB, {statistics.median(checkpoints):.2f} s "
         f"(median of {len(checkpoints)})",
         "model": f"{size_of(run.model) / GIB:.3f} GiB",

@@ -16,6 +16,7 @@ import numpy as np
 CONSONANTS, VOWELS = "bcdfghjklmnpqrstvwxz", "aeiou"
 LABELS_A_TEXT = 5
 TEXTS_AT_ONCE = 4096
+SPECIAL = ("[CLS]", "[PAD]", "[SEP]", "[UNK]", "[MASK]")
 
 
 @dataclass(frozen=True)
@@ -67,15 +68,19 @@ def _label_names(labels: int) -> Iterator[str]:
     return (f"label {number}" for number in range(labels))
 
 
+def known_words(shape: Shape) -> list[str]:
+    """The words that an encoder of that shape knows, frequent first."""
+    return words(shape.vocabulary - len(SPECIAL))
+
+
 def make_encoder(folder: Path, shape: Shape, tokens: int) -> list[str]:
     """An encoder with random weights and a tokenizer that knows whole words. Returns the words, frequent first."""
     import torch
     from tokenizers import Tokenizer, models, pre_tokenizers, processors
     from transformers import BertConfig, BertModel, PreTrainedTokenizerFast, RobertaConfig, RobertaModel
 
-    special = ["[CLS]", "[PAD]", "[SEP]", "[UNK]", "[MASK]"]
-    known = words(shape.vocabulary - len(special))
-    ids = {word: number for number, word in enumerate([*special, *known])}
+    known = known_words(shape)
+    ids = {word: number for number, word in enumerate([*SPECIAL, *known])}
     backend = Tokenizer(models.WordLevel(ids, unk_token="[UNK]"))
     backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     ends = [(name, ids[name]) for name in ("[CLS]", "[SEP]")]

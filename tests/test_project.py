@@ -71,8 +71,7 @@ def test_defaults_in_the_readme_are_the_defaults():
     defaults = RunConfig().flat()
     for key, shown in rows:
         assert key in KEYS
-        value = "32" if key == "classifier.group_size" else str(defaults[key])  # auto stands for 32
-        assert shown == value.removeprefix("sentence-transformers/")
+        assert shown == str(defaults[key]).removeprefix("sentence-transformers/")
 
 
 def test_no_pickle_and_no_remote_code():

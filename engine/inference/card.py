@@ -87,8 +87,8 @@ def _summary(info: BundleInfo, size: int, result: Mapping[str, Any]) -> str:
         "",
         f"The last layer is sparse: {shape.head:,} frequent labels read all {shape.width} features, the other "
         f"{shape.labels - shape.head:,} read {min(shape.fan_in, shape.width)} of them, {shape.group_size} labels "
-        f"the same ones. {_words(shape)}It takes {size / 2**20:,.1f} MiB in `{shape.weight_dtype}`; dense in fp32 it would take "
-        f"{dense / 2**20:,.1f} MiB.",
+        f"the same ones. {_words(shape)}It takes {size / 2**20:,.1f} MiB in `{shape.weight_dtype}`; dense in fp32 it "
+        f"would take {dense / 2**20:,.1f} MiB.",
     ]
     if "peak_memory_bytes" in result:
         lines[-1] += f" Training took {result['peak_memory_bytes'] / 2**20:,.0f} MiB at its peak."

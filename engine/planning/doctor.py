@@ -25,7 +25,17 @@ from engine.errors import EngineError
 from engine.planning import causes
 from engine.planning.causes import Finding
 from engine.planning.doctor_command import OPTIONAL
-from engine.planning.hardware import GIB, Hardware, cpu_name, detect, host_memory, profile_for, read_gpu, usable_cores
+from engine.planning.hardware import (
+    GIB,
+    Hardware,
+    cpu_name,
+    detect,
+    free_memory,
+    host_memory,
+    profile_for,
+    read_gpu,
+    usable_cores,
+)
 from engine.planning.limits import cpu_quota, memory_limit, read_small
 from engine.planning.nvidia import Driver, find_driver
 
@@ -143,7 +153,7 @@ def memory() -> dict[str, int | None]:
 
     now = psutil.virtual_memory()
     usable = host_memory()
-    return {"total": now.total, "usable": usable, "free": min(usable, now.available), "limit": memory_limit()}
+    return {"total": now.total, "usable": usable, "free": min(usable, free_memory()), "limit": memory_limit()}
 
 
 def disk(findings: list[Finding]) -> dict[str, Any]:

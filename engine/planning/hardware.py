@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from engine.errors import EnvironmentProblem
-from engine.planning.limits import cpu_quota, memory_limit
+from engine.planning.limits import cpu_quota, memory_limit, memory_room
 
 GIB = 2**30
 TOLERANCE_GIB = 0.6  # a card sold as 8 GB reports a little less than 8 GiB
@@ -101,8 +101,15 @@ def available_memory() -> int:
     """Bytes of host memory that this process could have in all, as other programs use the rest."""
     import psutil
 
-    own = psutil.Process().memory_info().rss
-    return min(host_memory(), psutil.virtual_memory().available + own)
+    return min(host_memory(), free_memory() + psutil.Process().memory_info().rss)
+
+
+def free_memory() -> int:
+    """Bytes of host memory that no program uses: of the machine, or of this process's control groups if less."""
+    import psutil
+
+    free, room = psutil.virtual_memory().available, memory_room()
+    return free if room is None else min(free, room)
 
 
 def cpu_name() -> str:

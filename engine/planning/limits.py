@@ -24,6 +24,24 @@ def memory_limit(root: Path = ROOT) -> int | None:
     return min(found, default=None)
 
 
+def memory_room(root: Path = ROOT) -> int | None:
+    """Bytes of memory that this process's control groups still have, or None without a limit.
+
+    What is in use is that of all processes in a group, files aside that the system keeps only as long as there is room.
+    """
+    found = []
+    for folder in _groups(root, "memory"):
+        for most, used, files in (
+            ("memory.max", "memory.current", "inactive_file"),
+            ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+        ):
+            limit, usage = read_small(folder / most), read_small(folder / used)
+            if limit.isdigit() and usage.isdigit() and int(limit) < UNLIMITED:
+                rows = dict(line.split(maxsplit=1) for line in read_small(folder / "memory.stat").splitlines())
+                found.append(max(0, int(limit) - int(usage) + int(rows.get(files, 0))))
+    return min(found, default=None)
+
+
 def cpu_quota(root: Path = ROOT) -> float | None:
     """Processors' worth of time that this process's control groups allow (1.5 is one and a half), or None."""
     found = []

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
-from itertools import combinations, product
+from itertools import combinations, islice, product
+from math import ceil
 
 from engine.config import RunConfig, checkpointing_interval
 from engine.errors import ConfigError, MemoryBudgetError
@@ -275,26 +276,61 @@ def _words(problem: Problem, fan_in: int) -> tuple[int, ...]:
 
 def _advice(problem: Problem, budget: int) -> str:
     """One line: what the leanest training needs, and the three cheapest changes that would make it fit."""
-    need = least(problem, fan_ins(problem)[0])
-    single = list(_changes(problem))
-    changes = []
-    for chosen in [*([change] for change in single), *map(list, combinations(single, 2))]:
-        changed = problem
-        for key, value in chosen:
-            changed = _with(changed, key, value)
-        needs = least(changed, fan_ins(changed)[0])
-        if needs <= budget and len(changes) < (2 if len(chosen) == 1 else 1):
-            text = " and ".join(f"{key}={value}" for key, value in chosen)
-            changes.append(f"{text} (needs {needs / GIB:.2f} GiB)")
+    need, single = least(problem, fan_ins(problem)[0]), list(_changes(problem))
+    alone = {change: _enough(problem, change) for change in single}
+    changes = [text for text in alone.values() if text][:2]
+    if not changes:
+        pairs = (_enough(problem, *pair) for pair in combinations(single, 2))
+        changes += islice(filter(None, pairs), 1)
     fewer = most_labels(problem, budget)
     if fewer:
         changes.append(f"at most {fewer:,} labels")
-    beside = problem.config.hardware.reserve_gib + (CUDA_CONTEXT / GIB if problem.hardware.device == "cuda" else 0)
-    changes.append(f"{-(-need // (GIB // 100)) / 100 + beside:.2f} GiB of memory (hardware.memory_gib)")
+    changes.append(_memory_for(problem))
+    if len(changes) < 3:
+        others = sorted((c for c in single if not alone[c]), key=lambda change: _lacking(_with(problem, *change)))
+        changes += [_change_and_less(problem, *change, fewer) for change in others[: 3 - len(changes)]]
     return (
         f"{problem.labels:,} labels need {need / GIB:.2f} GiB at the least, {max(budget, 0) / GIB:.2f} GiB may be "
         f"taken. What would fit: {'; or '.join(changes[:3])}"
     )
+
+
+def _enough(problem: Problem, *changes: tuple[str, object]) -> str | None:
+    """What to write of changes that together make the problem fit, None if they do not."""
+    changed = problem
+    for key, value in changes:
+        changed = _with(changed, key, value)
+    need, room = least(changed, fan_ins(changed)[0]), budget_bytes(changed.config, changed.hardware)
+    if need > room:
+        return None
+    more = f" of {room / GIB:.2f}" if changed.config.hardware != problem.config.hardware else ""
+    return f"{' and '.join(f'{key}={value}' for key, value in changes)} (needs {need / GIB:.2f}{more} GiB)"
+
+
+def _change_and_less(problem: Problem, key: str, value: object, fewer: int) -> str:
+    """A change that is not enough, and the labels, or else the memory, that do with it. fewer: labels without it."""
+    changed = _with(problem, key, value)
+    labels = most_labels(changed, budget_bytes(changed.config, changed.hardware))
+    return f"{key}={value} and {f'at most {labels:,} labels' if labels > fewer else _memory_for(changed)}"
+
+
+def _memory_for(problem: Problem) -> str:
+    """The memory with which the leanest training fits: a setting where the device has it, else another device."""
+    need, hardware = least(problem, fan_ins(problem)[0]), problem.hardware
+    on_gpu = hardware.device == "cuda"
+    beside = problem.config.hardware.reserve_gib + (CUDA_CONTEXT / GIB if on_gpu else 0)
+    gib = ceil(100 * (need / GIB + beside)) / 100
+    free = hardware.memory_bytes if hardware.free_bytes is None else hardware.free_bytes
+    if problem.config.hardware.memory_gib != "auto" and gib * GIB <= free:
+        return f"hardware.memory_gib={gib:.2f}"
+    if gib * GIB <= hardware.memory_bytes:
+        return f"{gib:.2f} GiB of free memory"
+    return f"a {'card' if on_gpu else 'machine'} with {gib:.2f} GiB"
+
+
+def _lacking(problem: Problem) -> int:
+    """Bytes by which the leanest training exceeds the budget."""
+    return least(problem, fan_ins(problem)[0]) - budget_bytes(problem.config, problem.hardware)
 
 
 def _changes(problem: Problem) -> Iterator[tuple[str, object]]:
@@ -313,6 +349,8 @@ def _changes(problem: Problem) -> Iterator[tuple[str, object]]:
         yield "classifier.optimizer", "rowwise"
     if c.fan_in != "auto":
         yield "classifier.fan_in", "auto"
+    if config.words.fan_in not in ("auto", 0):
+        yield "words.fan_in", "auto"
     if c.head_fraction not in ("auto", 0.0):
         yield "classifier.head_fraction", "auto"
     if c.weight_dtype not in ("fp8", "bf16", "fp16") and problem.hardware.device == "cuda":
@@ -321,30 +359,31 @@ def _changes(problem: Problem) -> Iterator[tuple[str, object]]:
         yield "classifier.weight_dtype", "fp8"
     if problem.tokens > 32:
         yield "data.max_tokens", 32
-    if config.training.batch_size > 16:
+    if config.training.batch_size > 16 and config.training.micro_batch in ("auto", *range(1, 17)):
         yield "training.batch_size", 16
-    if problem.trained:
+    if config.hardware.reserve_gib:
+        yield "hardware.reserve_gib", 0
+    if problem.trained and e.optimizer_in_backward is not True:
         yield "encoder.trainable", "none"
 
 
 def _with(problem: Problem, key: str, value: object) -> Problem:
     values = problem.config.flat() | {key: value}
-    if key == "encoder.trainable":
-        values["encoder.optimizer_in_backward"] = "auto"
     tokens = min(problem.tokens, value) if key == "data.max_tokens" else problem.tokens
-    if key == "training.batch_size":
-        values["training.micro_batch"] = "auto"
     return replace(problem, config=RunConfig.from_flat(values), tokens=tokens)
 
 
 def most_labels(problem: Problem, budget: int) -> int:
     """The largest number of labels that can be trained within the budget, to two digits; 0 if none can."""
-    low, high = 0, problem.labels
+
+    def fits(labels: int) -> bool:
+        return least(replace(problem, labels=labels), fan_ins(problem)[0]) <= budget
+
+    if not fits(1):
+        return 0
+    low, high = 1, problem.labels
     while high - low > max(1, high // 100):
         middle = (low + high) // 2
-        if least(replace(problem, labels=middle), fan_ins(problem)[0]) <= budget:
-            low = middle
-        else:
-            high = middle
+        low, high = (middle, high) if fits(middle) else (low, middle)
     scale = 10 ** max(0, len(str(low)) - 2)
     return low // scale * scale

@@ -9,7 +9,7 @@ from pathlib import Path
 from engine.config import RunConfig
 from engine.errors import ConfigError
 from engine.planning.encoders import EncoderShape, encoder_shape, known_shape
-from engine.planning.hardware import GIB, Hardware, cpu_compute, detect, host_memory
+from engine.planning.hardware import GIB, Hardware, available_memory, cpu_compute, detect, host_memory
 from engine.planning.planner import Problem
 
 MODEL_NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")  # on the hub, with or without an owner
@@ -34,8 +34,8 @@ def named_hardware(config: RunConfig, profile: str | None) -> Hardware:
     """The card that is asked for, or this machine's CPU; where no memory is named, this machine's."""
     memory = config.hardware.memory_gib
     if config.hardware.device == "cpu" or profile == "cpu":
-        size = host_memory() if memory == "auto" else int(memory * GIB)
-        return Hardware("cpu", f"a CPU with {size / GIB:.1f} GiB", size, 1, cpu_compute())
+        size, free = (host_memory(), available_memory()) if memory == "auto" else (int(memory * GIB), None)
+        return Hardware("cpu", f"a CPU with {size / GIB:.1f} GiB", size, 1, cpu_compute(), free)
     if memory == "auto":
         return detect(config.hardware.device)
     name = f"a card with {memory:g} GiB that computes in bf16 (RTX 30 series or newer)"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 from engine.planning.hardware import CUDA_CONTEXT, GIB
@@ -83,19 +84,25 @@ def _needed(problem: Problem, plan: Plan, field: str) -> str:
     key, without = keys[field]
     if problem.config[key] != "auto":
         return ", as configured"
-    pinned = {"classifier.fan_in": plan.fan_in if plan.head < plan.labels else "dense", key: without}
+    pinned = {
+        "classifier.fan_in": plan.fan_in if plan.head < plan.labels else "dense",
+        "classifier.head_fraction": plan.head / plan.labels,
+        "classifier.group_size": plan.group_size,
+        key: without,
+    }
     config = type(problem.config).from_flat(problem.config.flat() | pinned)
     needs = least(replace(problem, config=config), plan.fan_in)
     return f"; without, {needs / GIB:.2f} GiB" if needs > plan.budget_bytes else "; faster than the other ways that fit"
 
 
 def larger_plans(problem: Problem, plan: Plan) -> list[dict]:
-    """What the next rungs of the ladder would need: [{fan_in, memory_bytes}], memory including the reserve."""
+    """What the next rungs of the ladder need: [{fan_in, memory_bytes}], the reserve included, up to tenths of a GiB."""
     if problem.config.classifier.fan_in != "auto":
         return []
     above = [f for f in LADDER if plan.fan_in < f <= problem.width // 2]
     beside = problem.config.hardware.reserve_gib * GIB + (CUDA_CONTEXT if plan.device == "cuda" else 0)
-    return [{"fan_in": f, "memory_bytes": int(least(problem, f) + beside)} for f in above[:RUNGS_SHOWN]]
+    tenths = {f: math.ceil(10 * (least(problem, f) + beside) / GIB) for f in above[:RUNGS_SHOWN]}
+    return [{"fan_in": f, "memory_bytes": math.ceil(GIB * tenth / 10)} for f, tenth in tenths.items()]
 
 
 def format_plan(problem: Problem, plan: Plan) -> str:
@@ -124,13 +131,17 @@ def format_plan(problem: Problem, plan: Plan) -> str:
     if more:
         rungs = ", ".join(f"fan-in {rung['fan_in']} from {rung['memory_bytes'] / GIB:.1f} GiB on" for rung in more)
         lines.append(f"- with more memory: {rungs}")
-    if plan.device == "cuda" and plan.weight_dtype != "fp8" and more:
-        lines.append(f"- in the same memory with 8-bit weights: {_with_fp8(problem, plan)}")
+    if (
+        plan.device == "cuda"
+        and plan.weight_dtype != "fp8"
+        and (fan_in := _fan_in_with_fp8(problem, plan)) > plan.fan_in
+    ):
+        advice = "--set classifier.weight_dtype=fp8, on cards of the RTX 30 series or newer"
+        lines.append(f"- in the same memory with 8-bit weights: fan-in {fan_in} ({advice})")
     return "\n".join(lines)
 
 
-def _with_fp8(problem: Problem, plan: Plan) -> str:
+def _fan_in_with_fp8(problem: Problem, plan: Plan) -> int:
     config = type(problem.config).from_flat(problem.config.flat() | {"classifier.weight_dtype": "fp8"})
     changed = replace(problem, config=config)
-    fan_in = next(f for f in reversed(fan_ins(changed)) if fitting(changed, f, plan.budget_bytes))
-    return f"fan-in {fan_in} (--set classifier.weight_dtype=fp8, on cards of the RTX 30 series or newer)"
+    return next(f for f in reversed(fan_ins(changed)) if fitting(changed, f, plan.budget_bytes))

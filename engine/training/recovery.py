@@ -6,6 +6,7 @@ The first two change no gradient. The fan-in does, and is touched only with the 
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 from engine.config import RunConfig
 from engine.planning.encoders import EncoderShape
@@ -13,28 +14,42 @@ from engine.planning.planner import LADDER, Plan
 from engine.words import counted
 
 MOST_NOTCHES = 3
+# What CUDA, Triton and ROCm say; cuBLAS and cuDNN; torch on a processor. Only torch's allocator raises its own error.
+OUT_OF_MEMORY = ("out of memory", "ALLOC_FAILED", "DefaultCPUAllocator")
 
 Lowered = tuple[Plan, str]
 
 
-def lowered(plan: Plan, config: RunConfig, encoder: EncoderShape) -> Lowered | None:
-    """(the plan one notch lower, what changed in words), or None if nothing is left that may give way."""
-    if plan.notches >= MOST_NOTCHES:
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Whether memory ran out, be it beside torch's allocator: where another program has it all, even the code of a
+    kernel finds no place."""
+    return any(words in str(error) for words in OUT_OF_MEMORY)
+
+
+def lowered(plan: Plan, config: RunConfig, encoder: EncoderShape, earlier: int = 0) -> Lowered | None:
+    """(the plan one notch lower, what changed in words), or None if nothing is left that may give way.
+
+    earlier: notches of the plan that the run began or was resumed with; they do not count towards MOST_NOTCHES.
+    """
+    notches = plan.notches - earlier
+    if notches >= MOST_NOTCHES:
         return None
     ways = [_smaller_batch, _more_checkpoints, _smaller_fan_in]
-    first = ways[min(plan.notches, 2)]
+    first = ways[min(notches, 2)]
     for way in sorted(ways, key=lambda way: way is not first):  # the others keep their order
         if found := way(plan, config, encoder):
             return replace(found[0], notches=plan.notches + 1), found[1]
     return None
 
 
-def advice(plan: Plan, problem: str) -> str:
-    """One line for the user when nothing gave way any more."""
-    fan_in = "" if plan.head == plan.labels else "; or go on with a smaller fan-in: --resume RUN --allow-lower-fan-in"
+def advice(plan: Plan, problem: str, run: Path) -> str:
+    """One line for the user when nothing gave way any more. run: the run's folder."""
+    can_narrow = plan.head < plan.labels and plan.fan_in > LADDER[0]
+    fan_in = "; or go on with --allow-lower-fan-in behind it" if can_narrow else ""
     return (
         f"out of memory after {counted(plan.notches, 'change')} of the plan ({problem}). Close other programs that use "
-        f"the GPU and resume; or start a run with a smaller hardware.memory_gib, for which a plan is made{fan_in}"
+        f"the GPU and go on with `engine train --resume {run}`{fan_in}; or start a run with a smaller "
+        "hardware.memory_gib, for which a plan is made"
     )
 
 

@@ -44,6 +44,7 @@ from engine.training.prepare import (
     prepare_words,
     tokens_of,
 )
+from engine.training.recovery import is_out_of_memory
 from engine.training.reporter import Reporter
 from engine.training.trainer import Trainer
 
@@ -51,14 +52,16 @@ from engine.training.trainer import Trainer
 def train(run: RunDirectory, config: RunConfig, profile: str, reporter: Reporter) -> dict[str, Any]:
     """Trains the run from its last checkpoint, or from the beginning if it has none. Returns its result.
 
-    Raises MemoryBudgetError with advice where the GPU's memory does not suffice.
+    Raises MemoryBudgetError with advice where the memory does not suffice.
     """
     try:
         return _train(run, config, profile, reporter)
-    except torch.OutOfMemoryError as error:
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
         raise MemoryBudgetError(
-            f"{str(error).splitlines()[0]} Close other programs that use the GPU and resume, or start a run with a "
-            "smaller hardware.memory_gib, for which a plan is made"
+            f"{str(error).splitlines()[0]} Close other programs that use this memory and go on with `engine train "
+            f"--resume {run.path}`, or start a run with a smaller hardware.memory_gib, for which a plan is made"
         ) from error
 
 

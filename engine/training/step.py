@@ -27,6 +27,7 @@ from engine.model.features import FeatureModel, Inputs
 from engine.model.recompute import seed_dropout
 from engine.training.optimizers import FlatAdamW
 from engine.training.randomness import DROPOUT, seed_of
+from engine.training.recovery import is_out_of_memory
 
 
 @dataclass(frozen=True)
@@ -94,8 +95,8 @@ class TrainingStep:
         while True:
             try:
                 return self._go_on(begun)
-            except torch.OutOfMemoryError as error:
-                if self.lower is None:
+            except RuntimeError as error:
+                if self.lower is None or not is_out_of_memory(error):
                     raise
                 problem = str(error).splitlines()[0]
             # Only here, where the error is gone, is nothing left that holds the tensors of the attempt.

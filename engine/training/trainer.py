@@ -99,13 +99,14 @@ class Trainer:
             self.total = min(self.total, config.training.max_steps)
         self.finite = torch.ones((), dtype=torch.bool, device=self.device)
         self.saved_at = time.monotonic()
+        self.notches_before = plan.notches  # of earlier sessions of the run
 
     # Memory
 
     def confirm(self) -> None:
-        """Takes one step and one evaluation that need as much memory as any of the run will; state is left changed.
+        """Takes one step, rewiring included, and one evaluation that need as much memory as any of the run will.
 
-        Raises MemoryBudgetError if they do not fit, however far the plan may be lowered.
+        State is left changed. Raises MemoryBudgetError if they do not fit, however far the plan may be lowered.
         """
         m, size = self.material, self.config.training.batch_size
         labels = m.labels
@@ -113,7 +114,9 @@ class Trainer:
         fullest = labels.select(m.train_rows[np.argsort(-labels.sizes()[m.train_rows], kind="stable")[:size]])
         inputs = tuple(part.to(self.device) for part in m.train_inputs(longest))
         batch = Batch(inputs, fullest.offsets, self.order.position_of[fullest.ids])
-        self.step(batch, self.total + 1, self.total + 1, 1.0, True)
+        result = self.step(batch, self.total + 1, self.total + 1, 1.0, True)
+        if self.plan.head < self.plan.labels and self.config.rewire.method != "none":
+            self._replace_connections(batch, result.x_BD, self.total + 1, self.config.rewire.fraction)
         rows = m.validation_rows if len(m.validation_rows) else m.train_rows[m.train_rows < len(m.dataset.train)]
         # not stoppable: what would be saved is the trial's
         self.score(rows[next(iter(by_length(m.lengths[rows], EVALUATION_TOKENS)))], lambda rows: None)
@@ -123,9 +126,9 @@ class Trainer:
     def _lower(self, problem: str) -> None:
         """After a step ran out of memory: the plan one notch lower. Raises MemoryBudgetError when none is left."""
         config, encoder = self.config, self.material.encoder
-        found = lowered(self.plan, config, shape_of(encoder.model.config.to_dict()))
+        found = lowered(self.plan, config, shape_of(encoder.model.config.to_dict()), self.notches_before)
         if found is None:
-            raise MemoryBudgetError(advice(self.plan, problem))
+            raise MemoryBudgetError(advice(self.plan, problem, self.run.path))
         before, (self.plan, change) = self.plan, found
         if self.plan.checkpoint_every != before.checkpoint_every:
             checkpoint_activations(encoder, self.plan.checkpoint_every)
@@ -223,15 +226,18 @@ class Trainer:
         rewire = self.config.rewire
         if self.plan.head == self.plan.labels or not rewires_at(step, self.total, rewire):
             return
+        count = self._replace_connections(batch, x_BD, step, replaced_share(step, self.total, rewire))
+        self.run.event("rewire", step=step, replaced=count, fan_in=self.plan.fan_in)
+
+    def _replace_connections(self, batch: Batch, x_BD: Tensor, step: int, share: float) -> int:
+        """Rewires the tail; returns how many connections every group replaced."""
         generator = torch.Generator(self.device).manual_seed(seed_of(self.config.run.seed, REWIRE, step))
         tail = self.classifier.layers[-1]
         growth = None
-        if rewire.method == "rigl":
+        if self.config.rewire.method == "rigl":
             positives = Positives.from_rows(batch.offsets, batch.positions, self.device)
             growth = GrowthBatch(self.classifier.backend, read_BX, positives, self.config.classifier.loss)
-        share = replaced_share(step, self.total, rewire)
-        count = rewire_layer(tail, self.plan.width, share, generator, growth)
-        self.run.event("rewire", step=step, replaced=count, fan_in=self.plan.fan_in)
+        return rewire_layer(tail, self.plan.width, share, generator, growth)
 
     def _log(self, loss: Tensor, rate: float) -> None:
         value = float(loss)

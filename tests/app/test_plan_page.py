@@ -165,7 +165,10 @@ def test_when_nothing_fits_the_page_says_what_would(page):
     choose(page, "Plan for", "4 GB")
     page.get_by_label("Number of labels").fill("900000000")
     page.get_by_text("Nothing fits: 900,000,000 labels need").wait_for()
-    page.locator("#plan").get_by_text("At most").wait_for()
+    page.locator("#plan").get_by_text(re.compile("^At most")).wait_for()
+    changes = page.locator("#plan .reasons li").all_inner_texts()
+    assert len(changes) == 3
+    assert changes[2].startswith("classifier.weight_dtype=fp8 and at most")
     assert page.locator("#plan-commands code").count() == 0
 
 

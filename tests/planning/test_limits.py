@@ -2,7 +2,7 @@
 
 import pytest
 
-from engine.planning.limits import cpu_quota, memory_limit
+from engine.planning.limits import cpu_quota, memory_limit, memory_room
 
 
 def tree(root, groups, files):
@@ -93,3 +93,37 @@ def test_no_limit(tmp_path, groups, files):
 def test_a_system_without_control_groups_has_no_limits(tmp_path):
     assert memory_limit(tmp_path) is None
     assert cpu_quota(tmp_path) is None
+
+
+USED = {
+    "version 2": (
+        ["0::/job"],
+        {
+            "job/memory.max": 8 << 30, "job/memory.current": 6 << 30,
+            "job/memory.stat": f"anon 1\ninactive_file {1 << 30}",
+        },
+    ),
+    "version 2, a group above it is fuller": (
+        ["0::/all/job"],
+        {
+            "all/memory.max": 16 << 30, "all/memory.current": 13 << 30, "all/job/memory.max": 8 << 30,
+            "all/job/memory.current": 1 << 30,
+        },
+    ),
+    "version 1": (
+        ["4:memory:/"],
+        {
+            "memory/memory.limit_in_bytes": 8 << 30, "memory/memory.usage_in_bytes": 6 << 30,
+            "memory/memory.stat": f"total_inactive_file {1 << 30}",
+        },
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", USED)
+def test_what_the_groups_processes_use_is_no_room(tmp_path, name):
+    assert memory_room(tree(tmp_path, *USED[name])) == 3 << 30
+
+
+def test_without_a_limit_there_is_no_room_to_tell(tmp_path):
+    assert memory_room(tree(tmp_path, ["0::/"], {"memory.max": "max", "memory.current": 1 << 30})) is None

@@ -1,6 +1,7 @@
 """`engine plan`: its table, its JSON, and what it refuses."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -44,10 +45,27 @@ def test_json_for_programs(capsys):
     assert found["larger"][0]["memory_bytes"] > 8 * 2**30
 
 
-def test_the_memory_named_for_the_next_rung_is_enough(capsys):
-    rung = json.loads(plan(capsys, *CASE, "--json"))["larger"][0]
-    more = f"{rung['memory_bytes'] / 2**30 + 0.001}"
-    assert json.loads(plan(capsys, *CASE, "--vram", more, "--json"))["fan_in"] == rung["fan_in"]
+@pytest.mark.parametrize("labels", ["8000000", "12345678", "50000000"])
+def test_the_memory_named_for_the_next_rungs_is_enough(capsys, labels):
+    case = ["--labels", labels, "--encoder", "bert-base-uncased", "--vram"]
+    (line,) = [line for line in plan(capsys, *case, "8").splitlines() if "with more memory" in line]
+    rungs = re.findall(r"fan-in (\d+) from ([\d.]+) GiB on", line)
+    assert rungs
+    for fan_in, memory in rungs:
+        assert json.loads(plan(capsys, *case, memory, "--json"))["fan_in"] >= int(fan_in)
+
+
+def test_8_bit_weights_are_named_where_they_buy_fan_in(capsys):
+    case = ["--labels", "20000000", "--vram", "3"]
+    assert "in the same memory with 8-bit weights: fan-in 64 " in plan(capsys, *case)
+    moments = ["--set", "classifier.optimizer=adamw8bit", "--set", "encoder.optimizer=adamw"]
+    assert "8-bit weights" not in plan(capsys, *case, *moments)
+
+
+def test_a_way_of_training_that_fewer_head_labels_would_avoid_says_what_it_saves(capsys):
+    out = plan(capsys, "--labels", "75000000", "--vram", "7", "--tokens", "128")
+    (line,) = [line for line in out.splitlines() if "micro_batch = 8" in line]
+    assert "; without, " in line
 
 
 def test_a_profile_names_the_memory_and_any_key_can_be_set(capsys):
@@ -72,6 +90,13 @@ def test_on_a_cpu_the_plan_is_against_host_memory(capsys):
     assert (found["device"], found["weight_dtype"], found["host_bytes"]) == ("cpu", "fp32", 0)
     assert "program" in found["components"]
     assert json.loads(plan(capsys, "--labels", "1000", "--profile", "cpu", "--json"))["device"] == "cpu"
+
+
+def test_the_processor_is_planned_with_the_memory_that_a_training_would_find(capsys):
+    from engine.planning.hardware import detect
+
+    found = json.loads(plan(capsys, "--labels", "1000", "--profile", "cpu", "--json"))
+    assert abs(found["budget_bytes"] + 2**29 - detect("cpu").free_bytes) < 2**30  # other programs move in between
 
 
 @pytest.mark.skipif(not Path("/proc/cpuinfo").is_file(), reason="only Linux tells what a processor can do")
@@ -122,7 +147,7 @@ def test_nonsense_gets_one_line(capsys, arguments, says):
 
 def test_too_little_memory_exits_4_with_advice(capsys):
     (line,) = plan(capsys, "--labels", "100000000", "--vram", "4", code=4).splitlines()
-    assert "What would fit: " in line
+    assert line.partition("What would fit: ")[2].count("; or ") == 2
 
 
 def test_the_readme_shows_what_the_program_prints(capsys):

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from engine.config import RunConfig, resolve
+from engine.config import RunConfig, parse_assignment, resolve
 from engine.errors import ConfigError, MemoryBudgetError
 from engine.planning.encoders import ENCODERS
 from engine.planning.hardware import CUDA_CONTEXT, GIB, Hardware
@@ -172,11 +172,54 @@ def test_when_nothing_fits_changes_are_named_that_do():
     assert make_plan(replace(case, labels=labels)).fan_in == 128
 
 
-def test_the_memory_named_in_the_advice_is_enough():
+def advice(case: Problem) -> list[str]:
+    """What would fit instead, as it is printed."""
     with pytest.raises(MemoryBudgetError) as error:
-        make_plan(problem(900_000_000, gib=4.0))
-    named = float(str(error.value).rpartition("; or ")[2].split()[0])
-    assert make_plan(problem(900_000_000, gib=named)).fan_in == LADDER[0]
+        make_plan(case)
+    return str(error.value).partition("What would fit: ")[2].split("; or ")
+
+
+def followed(case: Problem, text: str) -> Problem:
+    """The problem after that advice."""
+    values = case.config.flat()
+    for change in text.partition(" (needs ")[0].split(" and "):
+        if change.startswith("at most "):
+            case = replace(case, labels=int(change.split()[2].replace(",", "")))
+        elif change.startswith(("a card with ", "a machine with ")):
+            gib = float(change.split()[3])
+            case = replace(case, hardware=replace(case.hardware, memory_bytes=int(gib * GIB)))
+            values["hardware.memory_gib"] = gib
+        else:
+            key, value = parse_assignment(change)
+            values[key] = value
+            if key == "data.max_tokens":
+                case = replace(case, tokens=int(value))
+    return replace(case, config=RunConfig.from_flat(values))
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_three_changes_are_named_and_each_makes_it_fit(seed):
+    rng = random.Random(3000 + seed)
+    case = random_problem(rng)
+    if rng.random() < 0.5:
+        pins = [("training.micro_batch", 4), ("encoder.checkpointing", "off"), ("classifier.fan_in", "dense")]
+        case = replace(case, config=RunConfig.from_flat(case.config.flat() | dict([rng.choice(pins)])))
+    case = with_memory(case, rng.uniform(0.05, 0.15))
+    case = replace(case, hardware=replace(case.hardware, memory_bytes=int(case.config.hardware.memory_gib * GIB)))
+    if fan_in(case):
+        pytest.skip("it fits")
+    named = advice(case)
+    assert len(set(named)) == 3
+    for text in named:
+        assert fan_in(followed(case, text)), text
+
+
+def test_memory_that_the_card_has_is_a_setting_and_more_is_another_card():
+    assert "hardware.memory_gib=5.78" in advice(problem(100_000_000, gib=4.0))
+    small = replace(CARD, memory_bytes=4 * GIB)
+    assert "a card with 5.78 GiB" in advice(problem(100_000_000, gib=4.0, hardware=small))
+    busy = replace(CARD, free_bytes=4 * GIB)
+    assert "5.78 GiB of free memory" in advice(problem(100_000_000, gib="auto", hardware=busy))
 
 
 def test_a_plan_survives_its_file():

@@ -6,6 +6,7 @@ the error that a GPU's allocator raises. GPU-marked tests run under a real limit
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -20,7 +21,7 @@ from engine.model.rewiring import narrow_layer
 from engine.planning.encoders import ENCODERS
 from engine.planning.planner import Plan
 from engine.runs import RunDirectory
-from engine.training.recovery import lowered
+from engine.training.recovery import advice, is_out_of_memory, lowered
 from engine.training.trainer import Trainer
 from tiny import make_encoder
 
@@ -105,14 +106,15 @@ def test_a_backward_pass_that_is_taken_again_updates_nothing_twice(folder, in_ba
 
 
 class LimitedMemory:
-    """Makes a linear layer of the encoder refuse more than `rows` texts at a time while gradients are asked for."""
+    """Makes a linear layer of the encoder refuse more than `rows` texts at a time while gradients are asked for, until
+    it has done so `most` times."""
 
     def __init__(self, monkeypatch, rows: int, passes: int = 0) -> None:
-        self.rows, self.passes, self.failures = rows, passes, 0
+        self.rows, self.passes, self.failures, self.most = rows, passes, 0, 1000
         true = torch.nn.Linear.forward
 
         def forward(module, x):
-            if torch.is_grad_enabled() and x.ndim == 3 and len(x) > self.rows:
+            if torch.is_grad_enabled() and x.ndim == 3 and len(x) > self.rows and self.failures < self.most:
                 if self.passes <= 0:
                     self.failures += 1
                     raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
@@ -138,16 +140,63 @@ def test_after_three_notches_the_run_ends_with_advice_and_its_last_checkpoint(
     tiny_flags, tmp_path, monkeypatch, capsys
 ):
     limit = LimitedMemory(monkeypatch, rows=0, passes=400)
-    assert main(["train", *tiny_flags, *TRAINABLE, "--epochs", "12", "--output", str(tmp_path)]) == 4
+    flags = [*tiny_flags, *TRAINABLE, "--fan-in", "24", "--max-steps", "40", "--output", str(tmp_path)]
+    assert main(["train", *flags]) == 4
     error = capsys.readouterr().err.strip().splitlines()[-1]
-    assert "out of memory after 3 changes of the plan" in error
-    assert "--allow-lower-fan-in" in error
-    assert limit.failures == 4
     (run,) = tmp_path.glob("2*")
+    assert "out of memory after 3 changes of the plan" in error
+    assert f"`engine train --resume {run}`; or go on with --allow-lower-fan-in" in error
+    assert limit.failures == 4
     assert json.loads((run / "status.json").read_text())["state"] == "failed"
     assert list((run / "checkpoints").glob("step_*/manifest.json"))
     limit.rows = 100
+    assert main(["train", "--resume", str(run)]) == 0
+
+
+def test_a_run_that_ended_for_want_of_memory_goes_on_with_a_smaller_fan_in(tiny_flags, tmp_path, monkeypatch):
+    limit = LimitedMemory(monkeypatch, rows=0, passes=400)
+    flags = [*tiny_flags, *TRAINABLE, "--fan-in", "24", "--max-steps", "40", "--output", str(tmp_path)]
+    assert main(["train", *flags]) == 4
+    (run,) = tmp_path.glob("2*")
+    ended = json.loads((run / "plan.json").read_text())
+    limit.most = limit.failures + 3
     assert main(["train", "--resume", str(run), "--allow-lower-fan-in"]) == 0
+    plan = json.loads((run / "plan.json").read_text())
+    assert (ended["notches"], plan["notches"]) == (3, 6)
+    assert plan["fan_in"] < ended["fan_in"]
+    assert json.loads((run / "result.json").read_text())["fan_in"] == plan["fan_in"]
+
+
+@pytest.mark.parametrize(("changes", "offered"), [({}, True), ({"fan_in": 16}, False), ({"head": 1000}, False)])
+def test_a_smaller_fan_in_is_offered_where_there_is_one(changes, offered):
+    text = advice(plan(**changes), "CUDA out of memory.", Path("runs/one"))
+    assert ("--allow-lower-fan-in" in text) == offered
+    assert "\n" not in text
+
+
+def test_memory_that_torchs_allocator_does_not_manage_runs_out_as_well():
+    with pytest.raises(RuntimeError) as error:
+        torch.empty(1 << 60, dtype=torch.uint8)
+    assert not isinstance(error.value, torch.OutOfMemoryError)
+    assert is_out_of_memory(error.value)
+    with pytest.raises(RuntimeError) as error:
+        torch.ones(2) @ torch.ones(3)
+    assert not is_out_of_memory(error.value)
+    for text in ("CUDA error: out of memory", "Triton Error [CUDA]: out of memory", "CUBLAS_STATUS_ALLOC_FAILED when"):
+        assert is_out_of_memory(RuntimeError(text))
+
+
+def test_a_run_goes_on_in_smaller_batches_where_the_processors_memory_ran_out(tiny_flags, tmp_path, monkeypatch):
+    true = torch.nn.Linear.forward
+
+    def forward(module, x):
+        if torch.is_grad_enabled() and x.ndim == 3 and len(x) > 8:
+            torch.empty(1 << 60, dtype=torch.uint8)
+        return true(module, x)
+
+    monkeypatch.setattr(torch.nn.Linear, "forward", forward)
+    run = train([*tiny_flags, *TRAINABLE, "--batch-size", "16"], tmp_path, "--max-steps", "3")
+    assert json.loads((run / "plan.json").read_text())["micro_batch"] == 8
 
 
 def test_gradients_stay_the_same_in_smaller_batches(tiny_flags, tiny_encoder, tmp_path, monkeypatch):

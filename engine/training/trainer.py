@@ -116,7 +116,7 @@ class Trainer:
         batch = Batch(inputs, fullest.offsets, self.order.position_of[fullest.ids])
         result = self.step(batch, self.total + 1, self.total + 1, 1.0, True)
         if self.plan.head < self.plan.labels and self.config.rewire.method != "none":
-            self._replace_connections(batch, result.x_BD, self.total + 1, self.config.rewire.fraction)
+            self._replace_connections(batch, result.read_BX, self.total + 1, self.config.rewire.fraction)
         rows = m.validation_rows if len(m.validation_rows) else m.train_rows[m.train_rows < len(m.dataset.train)]
         # not stoppable: what would be saved is the trial's
         self.score(rows[next(iter(by_length(m.lengths[rows], EVALUATION_TOKENS)))], lambda rows: None)
@@ -226,10 +226,10 @@ class Trainer:
         rewire = self.config.rewire
         if self.plan.head == self.plan.labels or not rewires_at(step, self.total, rewire):
             return
-        count = self._replace_connections(batch, x_BD, step, replaced_share(step, self.total, rewire))
+        count = self._replace_connections(batch, read_BX, step, replaced_share(step, self.total, rewire))
         self.run.event("rewire", step=step, replaced=count, fan_in=self.plan.fan_in)
 
-    def _replace_connections(self, batch: Batch, x_BD: Tensor, step: int, share: float) -> int:
+    def _replace_connections(self, batch: Batch, read_BX: Tensor, step: int, share: float) -> int:
         """Rewires the tail; returns how many connections every group replaced."""
         generator = torch.Generator(self.device).manual_seed(seed_of(self.config.run.seed, REWIRE, step))
         tail = self.classifier.layers[-1]

@@ -97,6 +97,44 @@ def test_step_equals_autograd_over_the_dense_layer(labels, width, fan_in, group_
     torch.testing.assert_close(layer.bias, bias.detach() - rate * bias.grad, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.parametrize(
+    ("width", "group_size"), [(24, 1), (300, 16)], ids=["written out over all columns", "gathered"]
+)
+@pytest.mark.parametrize("optimizer", ["rowwise", "sgd"])
+def test_words_have_a_step_size_of_their_own_and_no_input_gradient(width, group_size, optimizer):
+    layer = make_layer(70, width, 12, group_size, optimizer)
+    layer.words, features = 5, width - 9  # the last 9 columns of x are words
+    generator = torch.Generator().manual_seed(1)
+    for first, last, columns in ((0, features, slice(0, 7)), (features, width, slice(7, 12))):
+        noise = torch.rand(len(layer.index), last - first, generator=generator)
+        count = columns.stop - columns.start
+        layer.index[:, columns] = first + noise.topk(count, dim=1).indices.sort(dim=1).values.to(torch.int16)
+    layer.state = new_state(optimizer, layer.weight, layer.words)
+    x_BD, offsets, positive = make_batch(7, width, 70)
+    weight, bias = full_weight(layer, width).requires_grad_(), layer.bias.clone()
+    x = x_BD.clone().requires_grad_()
+    dense_loss(weight, bias, x, targets(offsets, positive, 70), "bce").backward()
+    grad = weight.grad * full_weight(make_ones_like(layer), width)
+
+    options = StepOptions(optimizer=optimizer, learning_rate=0.1, word_learning_rate=0.5, weight_decay=0.01)
+    dx_BD = torch.zeros(7, features)
+    reference.step(layer, x_BD, Positives.from_rows(offsets, positive), dx_BD, options)
+
+    expected = weight.detach().clone()
+    for part, rate, count, name in (
+        (slice(0, features), 0.1, 7, "second_moment"),
+        (slice(features, None), 0.5, 5, "word_moment"),
+    ):
+        step = torch.full((70,), rate)
+        if optimizer == "rowwise":
+            moment = 0.001 * grad[:, part].square().sum(1) / count
+            torch.testing.assert_close(layer.state[name], moment, rtol=1e-4, atol=1e-12)
+            step = step / ((moment / 0.001).sqrt() + 1e-8)
+        expected[:, part] = expected[:, part] * (1 - rate * 0.01) - step[:, None] * grad[:, part]
+    torch.testing.assert_close(dx_BD, x.grad[:, :features], rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(full_weight(layer, width), expected, rtol=1e-3, atol=1e-4)
+
+
 def make_ones_like(layer):
     return LabelLayer(torch.ones_like(layer.weight), layer.bias, layer.index, layer.group_size)
 

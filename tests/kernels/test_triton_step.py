@@ -38,17 +38,21 @@ def test_on_the_interpreter():
     assert run.returncode == 0, run.stdout[-8000:] + run.stderr[-2000:]
 
 
-def make_layer(labels, width, fan_in, group, dtype=torch.bfloat16, optimizer="rowwise", start=0, seed=0):
-    """fan_in None: dense."""
+def make_layer(labels, width, fan_in, group, dtype=torch.bfloat16, optimizer="rowwise", start=0, seed=0, words=0):
+    """fan_in None: dense. words: columns that read some of as many words again as there are features."""
     random = torch.Generator().manual_seed(seed)
     index = None
     if fan_in is not None:
         order = torch.rand(-(-labels // group), width, generator=random).argsort(dim=1)[:, :fan_in]
         index = order.sort(dim=1).values.to(torch.int16).to(DEVICE)
-    weight = torch.randn(labels, fan_in or width, generator=random) * 0.1 * (FP8_SCALE if dtype == FP8 else 1)
+    if words:
+        order = torch.rand(-(-labels // group), width, generator=random).argsort(dim=1)[:, :words]
+        index = torch.cat([index, width + order.sort(dim=1).values.to(torch.int16).to(DEVICE)], dim=1)
+    columns = (fan_in or width) + words
+    weight = torch.randn(labels, columns, generator=random) * 0.1 * (FP8_SCALE if dtype == FP8 else 1)
     weight = weight.to(dtype).to(DEVICE)
     bias = (torch.randn(labels, generator=random) - 2).to(DEVICE)
-    return LabelLayer(weight, bias, index, group, start, new_state(optimizer, weight))
+    return LabelLayer(weight, bias, index, group, start, new_state(optimizer, weight, words), words)
 
 
 def copy_of(layer):
@@ -69,7 +73,8 @@ def random_positives(layer, batch, most, seed=0):
 
 
 def exact_step(layer, x_BD, positives, options, dtype=torch.float64):
-    """(dx, new weight, new bias, new second moment, loss) computed densely in `dtype`, without rounding weights."""
+    """(dx of features and words, new weight, new bias, new moments {name: [L]}, loss) computed densely in `dtype`,
+    without rounding weights."""
     features = range(x_BD.shape[1])
     columns = torch.tensor(features, device=DEVICE).expand(layer.labels, -1)
     if layer.index is not None:
@@ -90,15 +95,21 @@ def exact_step(layer, x_BD, positives, options, dtype=torch.float64):
     factor = options.loss_weight / len(x)
     dx = (g @ w_LD) * factor
     grad = ((g.T @ x) * factor).gather(1, columns)
-    rate = torch.full((layer.labels,), options.learning_rate, dtype=dtype, device=DEVICE)
-    moment = None
-    if options.optimizer == "rowwise":
-        old = layer.state["second_moment"].to(dtype)
-        moment = old + (1 - options.beta2) * (grad.square().mean(dim=1) - old)
-        rate = rate / ((moment / (1 - options.beta2**options.step)).sqrt() + options.eps)
-    weight = stored * (1 - options.learning_rate * options.weight_decay) - rate[:, None] * grad
-    bias = layer.bias.to(dtype) - rate * g.sum(dim=0) * factor
-    return dx, weight, bias, moment, value.sum() * factor
+    weight, moments, first_rate = stored.clone(), {}, None
+    for name, part, learning_rate in (
+        ("second_moment", slice(0, layer.features), options.learning_rate),
+        ("word_moment", slice(layer.features, None), options.word_learning_rate),
+    ):
+        rate = torch.full((layer.labels,), learning_rate, dtype=dtype, device=DEVICE)
+        if name in layer.state:
+            old = layer.state[name].to(dtype)
+            moments[name] = old + (1 - options.beta2) * (grad[:, part].square().mean(dim=1) - old)
+            rate = rate / ((moments[name] / (1 - options.beta2**options.step)).sqrt() + options.eps)
+        kept = 1 - learning_rate * options.weight_decay
+        weight[:, part] = weight[:, part] * kept - rate[:, None] * grad[:, part]
+        first_rate = rate if first_rate is None else first_rate
+    bias = layer.bias.to(dtype) - first_rate * g.sum(dim=0) * factor
+    return dx, weight, bias, moments, value.sum() * factor
 
 
 def distance(a, b):
@@ -116,20 +127,22 @@ def check_step(layer, batch, positives, options=None, seed=0, width=None):
     """One step of the backend against the exact one: no worse than twice what plain 16-bit torch gets wrong."""
     options = options or StepOptions(step=3, want_loss=True, seed=7)
     random = torch.Generator().manual_seed(seed)
-    x_BD = torch.randn(batch, width, generator=random).to(DEVICE)
+    x_BD = torch.randn(batch, 2 * width if layer.words else width, generator=random).to(DEVICE)
     exact = exact_step(layer, x_BD, positives, options)
     product = torch.bfloat16 if layer.weight.dtype in (torch.bfloat16, FP8) else layer.weight.dtype
     naive = exact_step(layer, x_BD, positives, options, product) if product != torch.float32 else None
     floor = 3e-5  # three tf32 products in place of an fp32 one
     before, moved = layer, copy_of(layer)
-    dx_BD = torch.zeros_like(x_BD)
+    dx_BD = torch.zeros(batch, width, device=DEVICE)
     loss = triton_backend.step(moved, x_BD, positives, dx_BD, options)
-    names = ["dx", "bias step", "second moment", "loss"]
-    got = [dx_BD, moved.bias - before.bias, moved.state.get("second_moment"), loss]
-    want = [exact[0], exact[2] - before.bias.double(), exact[3], exact[4]]
-    rough = [None] * 4
+    kept = list(exact[3])
+    names = ["dx", "bias step", "loss", *kept]
+    got = [dx_BD, moved.bias - before.bias, loss, *(moved.state[name] for name in kept)]
+    want = [exact[0][:, :width], exact[2] - before.bias.double(), exact[4], *exact[3].values()]
+    rough = [None] * len(names)
     if naive is not None:
-        rough = [naive[0], naive[2].double() - before.bias.double().to(product).double(), naive[3], naive[4]]
+        bias_step = naive[2].double() - before.bias.double().to(product).double()
+        rough = [naive[0][:, :width], bias_step, naive[4], *naive[3].values()]
     for name, a, b, c in zip(names, got, want, rough, strict=True):
         if a is None or b is None:
             continue
@@ -140,7 +153,8 @@ def check_step(layer, batch, positives, options=None, seed=0, width=None):
     value = moved.weight.float().double() / layer.scale
     slack = 1e-3 * (exact[1] - before.weight.float().double() / layer.scale).abs().max()
     if naive is not None:  # fp16 loses eps and second moments altogether: only where it can do the step
-        slack = 2 * (naive[1].double() - exact[1]).abs().nan_to_num(0).max().clamp(max=options.learning_rate)
+        most = max(options.learning_rate, options.word_learning_rate if layer.words else 0.0)
+        slack = 2 * (naive[1].double() - exact[1]).abs().nan_to_num(0).max().clamp(max=most)
     allowed = spacing(exact[1] * layer.scale, layer.weight.dtype) / layer.scale + slack
     worst = ((value - exact[1]).abs() / allowed).max().item()
     assert worst <= 1.0, f"weight: {worst:.2f} of the allowed distance"
@@ -177,6 +191,18 @@ def test_options(fan_in, dtype, loss, optimizer):
     layer = make_layer(75, 96, fan_in, 32, dtype, optimizer)
     options = StepOptions(loss=loss, optimizer=optimizer, weight_decay=0.1, loss_weight=0.5, want_loss=True, step=2)
     check_step(layer, 12, random_positives(layer, 12, 5), options, width=96)
+
+
+@case
+@pytest.mark.parametrize(("fan_in", "words"), [(48, 32), (70, 96), (96, 40)], ids=["chunks shared", "odd", "head"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, FP8, torch.float32], ids=str)
+@pytest.mark.parametrize("optimizer", ["rowwise", "sgd"])
+def test_words_have_a_step_size_and_no_dx(fan_in, words, dtype, optimizer):
+    layer = make_layer(75, 96, fan_in, 32, dtype, optimizer, start=11, words=words)
+    options = StepOptions(
+        optimizer=optimizer, learning_rate=0.05, word_learning_rate=0.3, weight_decay=0.1, want_loss=True, step=2
+    )
+    check_step(layer, 9, random_positives(layer, 9, 5), options, width=96)
 
 
 @case
@@ -310,6 +336,16 @@ def test_larger_shapes(group, fan_in, batch):
 def test_other_types_in_large_tiles(dtype, group, fan_in):
     layer = make_layer(5_011, 384, fan_in, group, dtype)
     check_step(layer, 128, random_positives(layer, 128, 20), width=384)
+
+
+@pytest.mark.gpu
+@needs_gpu
+@pytest.mark.parametrize(("fan_in", "words"), [(64, 256), (384, 320)], ids=["tail", "head"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, FP8, torch.float16], ids=str)
+@pytest.mark.parametrize("batch", [3, 128])
+def test_words_in_large_tiles(fan_in, words, dtype, batch):
+    layer = make_layer(5_011, 384, fan_in, 32, dtype, words=words)
+    check_step(layer, batch, random_positives(layer, batch, 20), width=384)
 
 
 @pytest.mark.gpu

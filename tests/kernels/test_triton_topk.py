@@ -78,6 +78,13 @@ def test_shapes(labels, width, fan_in, group, batch, k):
 
 
 @case
+def test_head_and_tail_that_read_words():
+    head, tail = make_layer(30, 96, 70, 32), make_layer(500, 96, 40, 32, start=30)
+    head.words, tail.words = 22, 8  # the last columns: any number of them is covered
+    check_topk([head, tail], 4, 50, 96)
+
+
+@case
 def test_head_and_tail_together():
     head = make_layer(30, 96, None, 1)
     check_topk([head, make_layer(500, 96, 32, 32, start=30)], 4, 50, 96)

@@ -194,7 +194,10 @@ def cells_of_batch(
 
 
 def _most_bytes(array: Any) -> np.ndarray:
-    """float64 [rows]: an upper bound of the bytes of text in each row of a column, 0 for what is no text."""
+    """float64 [rows]: an upper bound of the bytes of text in each row of a column, 0 for what is no text.
+
+    Raises ValueError where a row names a text that the dictionary does not have, which Arrow takes on trust.
+    """
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -204,6 +207,9 @@ def _most_bytes(array: Any) -> np.ndarray:
         return _numbers(pc.list_value_length(array)) * longest
     if pa.types.is_dictionary(kind):
         lengths = np.append(_most_bytes(array.dictionary), 0.0)
+        lowest, highest = pc.min_max(array.indices).as_py().values()
+        if lowest is not None and not 0 <= lowest <= highest < len(array.dictionary):
+            raise ValueError("a row names a text that its dictionary does not have")
         return lengths[_numbers(array.indices, missing=-1).astype(np.int64)]
     if pa.types.is_string(kind) or pa.types.is_large_string(kind):
         return _numbers(pc.binary_length(array))

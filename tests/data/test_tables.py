@@ -200,6 +200,23 @@ def test_a_damaged_parquet_file_is_refused(tmp_path, content):
         import_dataset(tmp_path / "t.parquet", tmp_path / "out")
 
 
+def test_a_row_that_names_a_text_behind_the_end_of_the_dictionary_is_refused(tmp_path):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    file = tmp_path / "t.parquet"
+    rows = {"text": [f"text {number}" for number in range(40)], "labels": [["a"]] * 40}
+    pq.write_table(pa.table(rows), file, compression="none")
+    texts = pq.read_metadata(file).row_group(0).column(0)
+    end = texts.dictionary_page_offset + texts.total_compressed_size
+    content = bytearray(file.read_bytes())
+    content[end - 8 : end] = b"\xff" * 8  # six bits a row: 63 instead of numbers up to 39
+    file.write_bytes(content)
+    with pytest.raises(DataError, match=r"t\.parquet: not readable as Parquet \(a row names a text that its"):
+        import_dataset(file, tmp_path / "out", test_fraction=0)
+    assert [entry.name for entry in tmp_path.iterdir()] == [file.name]
+
+
 def test_the_format_can_be_named(tmp_path):
     (tmp_path / "export.txt").write_text("text\tlabels\nHello\ta\n")
     dataset = import_dataset(tmp_path / "export.txt", tmp_path / "out", format="tsv", test_fraction=0)

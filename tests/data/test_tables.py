@@ -231,6 +231,17 @@ def test_tables_that_are_not_read_are_named(tmp_path):
     assert import_dataset(tmp_path, tmp_path / "out").meta["details"]["not_read"] == ["validation.csv"]
 
 
+def test_parts_of_another_split_are_named(tmp_path):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    (tmp_path / "data").mkdir()
+    for split in ("train", "test", "validation"):
+        pq.write_table(pa.table({"text": ["a"], "labels": ["x"]}), tmp_path / "data" / f"{split}-00000.parquet")
+    details = import_dataset(tmp_path, tmp_path / "out").meta["details"]
+    assert details["not_read"] == ["validation-00000.parquet"]
+
+
 def test_an_empty_table_is_refused(tmp_path):
     (tmp_path / "t.csv").write_text("\n\n")
     with pytest.raises(DataError, match=r"t\.csv: empty file"):

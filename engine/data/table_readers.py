@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from engine.data.csv_header import find_header
+from engine.data.parquet_pages import check_pages
 from engine.data.problems import Problems
 from engine.data.sourcefiles import MAX_LINE_BYTES, ProgressMeter, read_lines, read_objects, shown
 from engine.errors import DataError, reason
@@ -154,6 +155,7 @@ def read_parquet(file: Path, columns: TableColumns, meter: ProgressMeter, proble
             if what := columns.missing(header):
                 raise DataError(f"{file}: {what}")
             used = list(dict.fromkeys(columns.used(header)))
+            check_pages(file, table.metadata, used)
             size, rows, done = file.stat().st_size, max(table.metadata.num_rows, 1), 0
             for batch in table.iter_batches(_rows_at_once(table.metadata), columns=used, use_threads=False):
                 yield from cells_of_batch(batch, columns, header, done, file, problems)

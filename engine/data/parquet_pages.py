@@ -1,94 +1,131 @@
-"""Sizes of the pages of a Parquet file, read from their headers before anything is unpacked.
+"""What the pages of a Parquet file are like, read from footer and headers before anything is unpacked.
 
 A page is unpacked in one piece, whatever stands in it: a file of a few kilobytes can hold one of gigabytes. Writers
 make pages of about a megabyte, DuckDB's of up to a hundred; pyarrow's have a thousand texts, however long these are.
-Headers are Thrift structures in the compact protocol (parquet-format, PageHeader). Of their fields only two sizes are of
-interest, the others are skipped.
+Footer and headers are Thrift structures in the compact protocol (parquet-format, parquet.thrift). pyarrow has the
+footer, too, but some damages of it end the process there.
 """
 
 from collections.abc import Collection, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
 from engine.errors import DataError
 
 MOST_PAGE_BYTES = 256 << 20  # unpacking takes up to five times that
-_DEEPEST = 8  # structures in structures
+_DEEPEST = 12  # structures and lists in each other
+_LONGEST = 1 << 16  # bytes of a name; longer texts are skipped
 # Types of the compact protocol.
 _TRUE, _FALSE, _BYTE, _I16, _I32, _I64, _DOUBLE, _BINARY, _LIST, _SET, _, _STRUCT = range(1, 13)
-_UNCOMPRESSED, _COMPRESSED = 2, 3  # fields of a PageHeader
+_DICTIONARY_PAGE = 2
+_BY_DICTIONARY = (2, 8)  # encodings: numbers of texts in the dictionary
 
 
-def check_pages(file: Path, metadata: Any, columns: Collection[str]) -> None:
-    """Raises DataError when a page of one of the columns is too large, ValueError when its header is none.
+@dataclass
+class Pages:
+    """Of one column. largest: bytes of a page, packed or unpacked · dictionary: of the largest dictionary.
 
-    metadata: `pyarrow.parquet.FileMetaData` of the file.
+    is_mixed: whether there are texts that no dictionary has.
     """
-    with open(file, "rb") as stream:
-        for group in map(metadata.row_group, range(metadata.num_row_groups)):
-            for chunk in map(group.column, range(group.num_columns)):
-                if any(f"{chunk.path_in_schema}.".startswith(f"{column}.") for column in columns):
-                    largest = max(_page_sizes(stream, chunk), default=0)
-                    if largest > MOST_PAGE_BYTES:
-                        raise DataError(
-                            f"{file}: a page of {largest >> 20:,} MiB, more than the {MOST_PAGE_BYTES >> 20} MiB that"
-                            " are unpacked together; write the file again with smaller pages and no row of that size"
-                        )
+
+    largest: int = 0
+    dictionary: int = 0
+    is_mixed: bool = False
 
 
-def _page_sizes(stream: IO[bytes], chunk: Any) -> Iterator[int]:
-    """Bytes of each page, packed or unpacked, whatever is more. chunk: `pyarrow.parquet.ColumnChunkMetaData`."""
-    place = min(offset for offset in (chunk.dictionary_page_offset, chunk.data_page_offset) if offset is not None)
-    end = place + chunk.total_compressed_size
-    while place < end:
-        stream.seek(place)
-        fields = _struct(stream)
-        sizes = [fields.get(_UNCOMPRESSED, -1), fields.get(_COMPRESSED, -1)]
-        if min(sizes) < 0:
-            raise ValueError(f"the page at byte {place} has no size")
-        yield max(sizes)
-        place = stream.tell() + sizes[1]
+def column_pages(file: Path, columns: Collection[str]) -> dict[str, Pages]:
+    """The pages of these columns and what is in them, by path.
 
-
-def _struct(stream: IO[bytes], depth: int = 0) -> dict[int, int]:
-    """The whole numbers of a structure by their fields; everything else is skipped."""
-    found: dict[int, int] = {}
-    field = 0
-    while head := _byte(stream):
-        field = field + (head >> 4) if head >> 4 else _number(stream)
-        kind = head & 15
-        if kind in (_I16, _I32, _I64):
-            found[field] = _number(stream)
-        elif kind not in (_TRUE, _FALSE):
-            _skip(stream, kind, depth)
+    Raises DataError when a page is too large, ValueError when the file is no Parquet file.
+    """
+    found: dict[str, Pages] = {}
+    try:
+        with open(file, "rb") as stream:
+            for group in _footer(stream)[4]:
+                for chunk in (column[3] for column in group[1]):
+                    path = b".".join(chunk[3]).decode()
+                    if any(f"{path}.".startswith(f"{column}.") for column in columns):
+                        _add(found.setdefault(path, Pages()), stream, chunk)
+                        _check_size(file, found[path].largest)
+    except (KeyError, TypeError, OverflowError) as error:  # a field that is not there, or is of another type
+        raise ValueError(f"a footer or a page header without what it has to have: {error}") from None
     return found
 
 
-def _skip(stream: IO[bytes], kind: int, depth: int) -> None:
+def _check_size(file: Path, largest: int) -> None:
+    if largest > MOST_PAGE_BYTES:
+        raise DataError(
+            f"{file}: a page of {largest >> 20:,} MiB, more than the {MOST_PAGE_BYTES >> 20} MiB that are unpacked"
+            " together; write the file again with smaller pages and no row of that size"
+        )
+
+
+def _footer(stream: IO[bytes]) -> dict[int, Any]:
+    stream.seek(-8, 2)
+    size = int.from_bytes(stream.read(4), "little")
+    stream.seek(-8 - size, 2)
+    return _struct(stream)
+
+
+def _add(pages: Pages, stream: IO[bytes], chunk: dict[int, Any]) -> None:
+    """chunk: ColumnMetaData. Adds its pages, which stand one behind the other."""
+    place = min(chunk[field] for field in (9, 11) if chunk.get(field))
+    end = place + chunk[7]
+    while place < end:
+        stream.seek(place)
+        header = _struct(stream)
+        unpacked, packed = header[2], header[3]
+        if min(unpacked, packed) < 0:
+            raise ValueError(f"the page at byte {place} has no size")
+        pages.largest = max(pages.largest, unpacked, packed)
+        if header[1] == _DICTIONARY_PAGE:
+            pages.dictionary = max(pages.dictionary, unpacked)
+        else:
+            encoding = header[5][2] if 5 in header else header[8][4]
+            pages.is_mixed |= encoding not in _BY_DICTIONARY
+        place = stream.tell() + packed
+
+
+def _struct(stream: IO[bytes], depth: int = 0) -> dict[int, Any]:
+    """The fields of a structure by their numbers; truth values and long texts are left out."""
+    return dict(_fields(stream, depth))
+
+
+def _fields(stream: IO[bytes], depth: int) -> Iterator[tuple[int, Any]]:
+    field = 0
+    while head := _byte(stream):
+        field = field + (head >> 4) if head >> 4 else _number(stream)
+        if head & 15 not in (_TRUE, _FALSE):
+            value = _value(stream, head & 15, depth)
+            if value is not None:
+                yield field, value
+
+
+def _value(stream: IO[bytes], kind: int, depth: int) -> Any:
     if depth > _DEEPEST:
         raise ValueError("structures in structures without end")
     if kind in (_TRUE, _FALSE, _BYTE):  # a truth value is a byte where it is in a list
-        _byte(stream)
-    elif kind in (_I16, _I32, _I64):
-        _number(stream)
-    elif kind == _DOUBLE:
-        stream.seek(8, 1)
-    elif kind == _BINARY:
-        stream.seek(_varint(stream), 1)
-    elif kind in (_LIST, _SET):
+        return _byte(stream)
+    if kind in (_I16, _I32, _I64):
+        return _number(stream)
+    if kind == _DOUBLE:
+        return stream.read(8)
+    if kind == _BINARY:
+        size = _varint(stream)
+        return stream.read(size) if size <= _LONGEST else stream.seek(size, 1) and None
+    if kind in (_LIST, _SET):
         head = _byte(stream)
-        for _ in range(head >> 4 if head >> 4 < 15 else _varint(stream)):
-            _skip(stream, head & 15, depth + 1)
-    elif kind == _STRUCT:
-        _struct(stream, depth + 1)
-    else:
-        raise ValueError("a page header with what no page header has")
+        return [_value(stream, head & 15, depth + 1) for _ in range(head >> 4 if head >> 4 < 15 else _varint(stream))]
+    if kind == _STRUCT:
+        return _struct(stream, depth + 1)
+    raise ValueError("something that neither a footer nor a page header has")
 
 
 def _byte(stream: IO[bytes]) -> int:
     found = stream.read(1)
     if not found:
-        raise ValueError("a page header ends behind the file")
+        raise ValueError("a footer or a page header ends behind the file")
     return found[0]
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from engine.data.csv_header import find_header
 from engine.data.importers import find_layout
+from engine.data.parquet_pages import column_pages
 from engine.data.problems import Problems
 from engine.data.sourcefiles import MAX_LINE_BYTES, ProgressMeter, read_lines, read_objects
 from engine.data.table_readers import TableColumns
@@ -77,10 +78,11 @@ def _parquet(file: Path) -> Iterator[list[Any]]:
 
     try:
         with pq.ParquetFile(file, pre_buffer=False, buffer_size=1 << 20) as table:
+            column_pages(file, table.schema_arrow.names)
             yield table.schema_arrow.names
             for batch in table.iter_batches(16, use_threads=False):
                 yield from map(list, zip(*(column.to_pylist() for column in batch.columns), strict=True))
-    except (OSError, UnicodeDecodeError, pa.ArrowException) as error:
+    except (OSError, ValueError, OverflowError, pa.ArrowException) as error:
         raise DataError(f"{file}: not readable as Parquet ({str(error).splitlines()[0]})") from None
 
 

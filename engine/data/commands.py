@@ -132,6 +132,8 @@ def _print_decisions(details: dict[str, Any], found_delimiter: bool) -> None:
         print(
             "reciprocal filters: " + ", ".join(f"{counted(count, 'pair')} of {split}" for split, count in pairs.items())
         )
+    if unused := details.get("unused_filter_pairs"):
+        print(f"reciprocal filters of rows that were left out, or are not there: {counted(unused, 'pair')}")
     if "not_read" in details:
         print(f"not read: {', '.join(details['not_read'])}")
 

@@ -89,11 +89,25 @@ def _library() -> Any:
 
 def _load_saved(source: Path) -> dict[str, Any]:
     library = _library()
+    _check(source)
     try:
         loaded = library.load_from_disk(str(source))
     except Exception as error:
         raise DataError(f"{source}: not readable as a saved dataset ({reason(error)}); save it again") from None
     return dict(loaded) if isinstance(loaded, library.DatasetDict) else {"train": loaded}
+
+
+def _check(source: Path) -> None:
+    """Raises DataError for damaged Arrow files: the library trusts what stands in them, which can end the process."""
+    import pyarrow as pa
+
+    for file in sorted(source.rglob("*.arrow")):
+        try:
+            with pa.OSFile(str(file)) as stream, pa.ipc.open_stream(stream) as batches:
+                for batch in batches:
+                    batch.validate(full=True)
+        except (OSError, ValueError, OverflowError, pa.ArrowException) as error:
+            raise DataError(f"{file}: damaged, not readable as Arrow ({reason(error)}); save it again") from None
 
 
 def _load_named(source: Path) -> dict[str, Any]:

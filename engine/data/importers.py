@@ -87,7 +87,8 @@ def import_dataset(
             raise DataError(_nothing(source, writer, problems))
         details: dict[str, Any] = {"format": layout.format, **layout.details(), "repeated_labels": repeated}
         if kept:
-            details["filter_pairs"] = _add_filters(layout, kept, writer, meter, problems)
+            details["filter_pairs"], unused = _add_filters(layout, kept, writer, meter, problems)
+            details |= {"unused_filter_pairs": unused} if unused else {}
         if held_out:
             details |= {"test_fraction": test_fraction, "seed": seed}
         if problems.kinds:
@@ -159,17 +160,22 @@ def _add_rows(
 
 def _add_filters(
     layout: Layout, kept: dict[str, array], writer: DatasetWriter, meter: ProgressMeter, problems: Problems
-) -> dict[str, int]:
-    """Adds the reciprocal filters, a held-out test set's from the file of the training set. Returns their sizes."""
-    sizes = {}
+) -> tuple[dict[str, int], int]:
+    """Adds the reciprocal filters, a held-out test set's from the file of the training set.
+
+    Returns their sizes, and the number of pairs whose row was left out or is none.
+    """
+    sizes, unused = {}, 0
     for source, file in layout.filters.items():
         rows, labels = read_pairs(file, layout.label_ids, meter, problems)
-        for side in ("train", "test") if len(layout.splits) == 1 else (source,):
+        sides = ("train", "test") if len(layout.splits) == 1 else (source,)
+        unused += len(rows) - int(np.isin(rows, np.concatenate([np.array(kept[side]) for side in sides])).sum())
+        for side in sides:
             if writer.instances(side):
                 sets = filter_sets(rows, labels, np.frombuffer(kept[side], np.int64))
                 writer.add_filter(side, sets)
                 sizes[side] = len(sets.ids)
-    return sizes
+    return sizes, unused
 
 
 def _nothing(source: Path, writer: DatasetWriter, problems: Problems) -> str:

@@ -89,29 +89,36 @@ def _bars(title: str, histogram: list[list[int]], what: str) -> list[str]:
 
 def save_plots(report: dict[str, Any], folder: Path) -> list[Path]:
     """Draws the histograms as PNG files in `folder`; returns them. Raises EnvironmentProblem without matplotlib."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise EnvironmentProblem(
-            "the plots need matplotlib; `pip install 'fanin[plots]'` brings it, everything else is written"
-        ) from None
     plots = {"label-frequency": ("occurrences in training", "labels", {"": report["frequency"]["histogram"]})}
     for key, title in (("characters", "characters"), ("labels_per_text", "labels")):
         parts = {name: split[key]["histogram"] for name, split in report["splits"].items()}
         plots[f"text-{key.replace('_', '-')}"] = (title, "texts", parts)
     files = []
     for name, (x_label, y_label, parts) in plots.items():
-        figure = Figure(figsize=(7, 4), layout="constrained")
-        axes = figure.add_subplot(xlabel=x_label, ylabel=y_label, yscale="symlog", title=report["name"])
-        widest = max(parts.values(), key=len)
-        first = min(next((i for i, bin in enumerate(bins) if bin[2]), 0) for bins in parts.values())
-        for i, (part, histogram) in enumerate(parts.items()):
-            positions = [bin + (i - (len(parts) - 1) / 2) * 0.8 / len(parts) for bin in range(len(histogram))]
-            axes.bar(positions, [count for _, _, count in histogram], 0.8 / len(parts), label=part)
-        axes.set_xlim(first - 0.6, len(widest) - 0.4)
-        axes.set_xticks(range(len(widest)), [_range(low, high) for low, high, _ in widest], rotation=45, ha="right")
-        if len(parts) > 1:
-            axes.legend()
         files.append(folder / f"{name}.png")
-        figure.savefig(files[-1], dpi=120)
+        draw(report["name"], x_label, y_label, parts).savefig(files[-1], dpi=120)
     return files
+
+
+def draw(title: str, x_label: str, y_label: str, parts: dict[str, list[list[int]]]) -> Any:
+    """A matplotlib figure of the histograms `parts`, side by side. Leading empty bins are left out."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise EnvironmentProblem(
+            "the plots need matplotlib; `pip install 'fanin[plots]'` brings it, everything else is written"
+        ) from None
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axes = figure.add_subplot(xlabel=x_label, ylabel=y_label, yscale="symlog")
+    axes.set_title(title, parse_math=False)  # a name may have dollars in it
+    widest = max(parts.values(), key=len)
+    first = min(next((i for i, bin in enumerate(bins) if bin[2]), 0) for bins in parts.values())
+    for i, (part, histogram) in enumerate(parts.items()):
+        positions = [bin + (i - (len(parts) - 1) / 2) * 0.8 / len(parts) for bin in range(first, len(histogram))]
+        axes.bar(positions, [count for _, _, count in histogram[first:]], 0.8 / len(parts), label=part)
+    ranges = [_range(low, high) for low, high, _ in widest[first:]]
+    axes.set_xticks(range(first, len(widest)), ranges, rotation=45, ha="right")
+    axes.set_xlim(first - 0.6, len(widest) - 0.4)
+    if len(parts) > 1:
+        axes.legend()
+    return figure

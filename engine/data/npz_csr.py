@@ -39,8 +39,11 @@ class NpzCsr:
                 raise DataError(f"{path}: {shape.tolist()} is not the shape of a matrix")
             self.rows, self.columns = shape.tolist()
 
-    def __iter__(self) -> Iterator[list[int]]:
-        """Columns of every row, as stored: perhaps out of range or repeated. Explicit zeros and NaN are left out."""
+    def __iter__(self) -> Iterator[list[int] | None]:
+        """Columns of every row, as stored: perhaps out of range or repeated. Explicit zeros are left out.
+
+        None for a row with a NaN: whether it has that column is not known.
+        """
         with self._reading(), zipfile.ZipFile(self.path) as archive, ExitStack() as stack:
             offsets, ids, values = (
                 _Vector(stack, archive, name, kinds, self.path)
@@ -128,7 +131,7 @@ class _Vector:
         return np.frombuffer(content, self.dtype)
 
 
-def _row(ids: _Vector, values: _Vector, size: int) -> list[int]:
-    """The next `size` columns, less those whose value is 0 or NaN."""
-    value = values.read(size)
-    return ids.read(size)[(value != 0) & (value == value)].tolist()
+def _row(ids: _Vector, values: _Vector, size: int) -> list[int] | None:
+    """The next `size` columns, less those whose value is 0; None if one is NaN."""
+    value, column = values.read(size), ids.read(size)
+    return column[value != 0].tolist() if np.all(value == value) else None

@@ -68,9 +68,14 @@ class AlignedText(Layout):
         return cls(source, splits, targets)
 
     def __init__(self, source: Path, splits: dict[str, Path], targets: dict[str, Path]):
+        self._folder = source
         self.splits = splits
         self.targets = targets
         self.reads = [file for split in splits for file in (splits[split], targets[split])]
+
+    def details(self) -> dict[str, Any]:
+        alone = None if "test" in self.splits else find_file(self._folder, self.names.test_texts)
+        return {"not_read": [alone.name]} if alone else {}
 
     @abstractmethod
     def labels(self, split: str, meter: ProgressMeter, problems: Problems) -> Iterator[list | None]:
@@ -153,7 +158,7 @@ class NumberedText(AlignedText):
             raise DataError(f"{self._name_file}: {wrong}; one name a line, in the order of the ids, is expected")
 
     def details(self) -> dict[str, Any]:
-        return {"label_names": self._name_file.name if self._name_file else "ids"}
+        return super().details() | {"label_names": self._name_file.name if self._name_file else "ids"}
 
     def _same(self, counts: dict[str, int]) -> int:
         if len(set(counts.values())) > 1:
@@ -215,8 +220,12 @@ class Pecos(NumberedText):
         return self._same({split: matrix.columns for split, matrix in self._matrices.items()})
 
     def labels(self, split: str, meter: ProgressMeter, problems: Problems) -> Iterator[list | None]:
-        yield from self._matrices[split]
-        meter.finish(self.targets[split])
+        file = self.targets[split]
+        for number, row in enumerate(self._matrices[split], start=1):
+            if row is None:
+                problems.add("wrong label ids", f"{file}:{number}", "a value of the row is NaN")
+            yield row
+        meter.finish(file)
 
 
 def _columns(pairs: str) -> list[int]:

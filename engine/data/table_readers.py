@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from engine.data.csv_header import find_header
+from engine.data.parquet_pages import column_pages
 from engine.data.problems import Problems
 from engine.data.sourcefiles import MAX_LINE_BYTES, ProgressMeter, read_lines, read_objects, shown
 from engine.errors import DataError, reason
@@ -22,6 +23,7 @@ from engine.words import counted
 
 _BATCH_ROWS = 256  # of Parquet, decoded together, or
 _BATCH_BYTES = 16 << 20  # fewer of long texts
+_MOST_UNPACKED = 256 << 20  # bytes, if all rows of a batch were the longest text there may be
 
 Cells = tuple[int, tuple, Any, Any]  # line (from 1), texts, labels, uid (None where there is none)
 
@@ -146,16 +148,22 @@ def read_parquet(file: Path, columns: TableColumns, meter: ProgressMeter, proble
     try:
         with pq.ParquetFile(file) as table:
             header = table.schema_arrow.names
-            texts = [
-                c.path for c in map(table.schema.column, range(len(table.schema))) if c.physical_type == "BYTE_ARRAY"
-            ]
-        # A text that a file holds once and names in many rows stays one text in memory.
-        with pq.ParquetFile(file, pre_buffer=False, buffer_size=1 << 20, read_dictionary=texts) as table:
             if what := columns.missing(header):
                 raise DataError(f"{file}: {what}")
             used = list(dict.fromkeys(columns.used(header)))
+            pages = column_pages(file, used)
+            texts = {
+                c.path for c in map(table.schema.column, range(len(table.schema))) if c.physical_type == "BYTE_ARRAY"
+            }
+        # A text that a file holds once and names in many rows stays one text in memory. Where other texts come behind
+        # the dictionary, Arrow would add each of them to it, up to all of a row group: such columns are unpacked.
+        unpacked = {path for path, kind in pages.items() if kind.is_mixed and path in used}
+        dictionary = max((pages[path].dictionary for path in unpacked), default=0)
+        by_dictionary = sorted((texts & pages.keys()) - unpacked)
+        with pq.ParquetFile(file, pre_buffer=False, buffer_size=1 << 20, read_dictionary=by_dictionary) as table:
             size, rows, done = file.stat().st_size, max(table.metadata.num_rows, 1), 0
-            for batch in table.iter_batches(_rows_at_once(table.metadata), columns=used, use_threads=False):
+            rows_at_once = _rows_at_once(table.metadata, dictionary)
+            for batch in table.iter_batches(rows_at_once, columns=used, use_threads=False):
                 yield from cells_of_batch(batch, columns, header, done, file, problems)
                 done += len(batch)
                 meter.at(size * done // rows)
@@ -164,11 +172,11 @@ def read_parquet(file: Path, columns: TableColumns, meter: ProgressMeter, proble
     meter.finish(file)
 
 
-def _rows_at_once(metadata: Any) -> int:
-    """Fewer where rows are long: what is decoded together stays small."""
+def _rows_at_once(metadata: Any, dictionary: int) -> int:
+    """Fewer where rows are long: what is decoded together stays small. dictionary: bytes that each may stand for."""
     groups = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
     widest = max((group.total_byte_size // max(group.num_rows, 1) for group in groups), default=0)
-    return min(max(_BATCH_BYTES // max(widest, 1), 1), _BATCH_ROWS)
+    return max(min(_BATCH_BYTES // max(widest, 1), _MOST_UNPACKED // max(dictionary, 1), _BATCH_ROWS), 1)
 
 
 def cells_of_batch(
@@ -194,7 +202,10 @@ def cells_of_batch(
 
 
 def _most_bytes(array: Any) -> np.ndarray:
-    """float64 [rows]: an upper bound of the bytes of text in each row of a column, 0 for what is no text."""
+    """float64 [rows]: an upper bound of the bytes of text in each row of a column, 0 for what is no text.
+
+    Raises ValueError where a row names a text that the dictionary does not have, which Arrow takes on trust.
+    """
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -204,6 +215,9 @@ def _most_bytes(array: Any) -> np.ndarray:
         return _numbers(pc.list_value_length(array)) * longest
     if pa.types.is_dictionary(kind):
         lengths = np.append(_most_bytes(array.dictionary), 0.0)
+        lowest, highest = pc.min_max(array.indices).as_py().values()
+        if lowest is not None and not 0 <= lowest <= highest < len(array.dictionary):
+            raise ValueError("a row names a text that its dictionary does not have")
         return lengths[_numbers(array.indices, missing=-1).astype(np.int64)]
     if pa.types.is_string(kind) or pa.types.is_large_string(kind):
         return _numbers(pc.binary_length(array))

@@ -120,7 +120,8 @@ class Tables(Layout):
         found: dict[str, Any] = {} if self._delimiter is None else {"delimiter": self._delimiter}
         if self._is_awaited and self._has_cells:
             found["unused_delimiter"] = True
-        here = self._folder.iterdir() if self._folder else []
+        folders = {self._folder, *(file.parent for file in self.reads)} if self._folder else ()
+        here = (file for folder in folders for file in folder.iterdir())
         others = sorted(file.name for file in here if kind_of(file) and file not in self.reads)
         return found | ({"not_read": others} if others else {})
 

@@ -18,14 +18,23 @@ from engine.words import counted
 
 # Settings that are names or places of the one who trained.
 PRIVATE = ("run.", "data.path", "hardware.")
+SHOWN_SOURCES = 12  # a corpus may be made of hundreds of packages
 MEASURES = {"P": "precision", "R": "recall", "nDCG": "ndcg", "PSP": "propensity_scored_precision"}
 
 
 def model_card(
-    name: str, info: BundleInfo, run: Mapping[str, Any], metrics: Mapping[str, Any], size: int, licence: str, onnx: bool
+    name: str,
+    info: BundleInfo,
+    run: Mapping[str, Any],
+    data: Mapping[str, Any] | None,
+    metrics: Mapping[str, Any],
+    size: int,
+    licence: str,
+    onnx: bool,
 ) -> str:
-    """run: config.json and result.json of the run by file name, as far as they are known · metrics: of its test set,
-    else of validation · size: bytes of the classifier · onnx: whether features.onnx is there."""
+    """run: config.json and result.json of the run by file name, as far as they are known · data: dataset.json, if it is
+    · metrics: of its test set, else of validation · size: bytes of the classifier · onnx: whether features.onnx is
+    there."""
     config = run.get("config.json", {})
     result = run.get("result.json", {})
     settings, origins = config.get("config", {}), config.get("origins", {})
@@ -40,6 +49,7 @@ def model_card(
         _front_matter(name, info, metrics, licence, encoder if on_hub else None),
         f"# {name}",
         _summary(info, size, result),
+        *([_data(data)] if data else []),
         _metrics(metrics, result),
     ]
     if shown:
@@ -99,6 +109,28 @@ def _words(shape: ClassifierShape) -> str:
     if not shape.vocabulary:
         return ""
     return f"Beside them they read {shape.head_words:,} and {shape.words:,} of {shape.vocabulary:,} words. "
+
+
+def _data(data: Mapping[str, Any]) -> str:
+    """What the model was trained on and is measured by, in numbers, and where that comes from."""
+    splits, details, sources = data["splits"], data.get("details", {}), data.get("sources", {})
+    train = splits["train"]
+    said = f"{counted(train['instances'], 'training text')} with {counted(train['positives'], 'label')} in all"
+    said += f", {counted(splits['test']['instances'], 'test text')}." if "test" in splits else ", no test texts."
+    if "test_fraction" in details:
+        said += f" The test texts are {details['test_fraction']:.1%} of one set, held out with seed {details['seed']}."
+    if problems := details.get("problems"):
+        said += f" {counted(sum(problems.values()), 'row')} of the sources could not be read."
+    rows = [f"| {_cell(source)} | {_cell(origin)} |" for source, origin in list(sources.items())[:SHOWN_SOURCES]]
+    if more := len(sources) - len(rows):
+        rows.append(f"| {more:,} more | |")
+    table = "\n\n| source | digest or version |\n|---|---|\n" + "\n".join(rows) if rows else ""
+    return f"## Data\n\n{said}{table}"
+
+
+def _cell(text: Any) -> str:
+    """A piece of a table's row, as it is: on one line, without a sign that ends the cell or the code."""
+    return "`" + re.sub(r"[`|\s]+", " ", str(text)) + "`"
 
 
 def _metrics(metrics: Mapping[str, Any], result: Mapping[str, Any]) -> str:

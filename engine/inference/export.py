@@ -10,13 +10,15 @@ from typing import Any
 
 import torch
 
-from engine.errors import ConfigError
+from engine.data.builtin import folder_of
+from engine.data.manifest import read_manifest
+from engine.errors import ConfigError, DataError
 from engine.files import sync
 from engine.inference.card import model_card
 from engine.inference.onnx_features import export_features
 from engine.inference.predictor import model_folder
 from engine.kernels import reference
-from engine.model.bundle import load_bundle
+from engine.model.bundle import BundleInfo, load_bundle
 
 RUN_FILES = ("config.json", "result.json")
 BUNDLE_FILES = ("model.json", "classifier.safetensors", "labels.parquet", "metrics.json")
@@ -41,14 +43,15 @@ def export_model(source: Path, output: Path, name: str | None, licence: str, onn
         bundle = load_bundle(folder, "cpu", torch.float32, reference)
         for file in BUNDLE_FILES:
             shutil.copyfile(folder / file, fresh / file)
-        shutil.copytree(folder / "encoder", fresh / "encoder")
+        # Contents alone: safetensors lets nobody but the owner read what it writes.
+        shutil.copytree(folder / "encoder", fresh / "encoder", copy_function=shutil.copyfile)
         if onnx:
             export_features(bundle.model, fresh / "features.onnx")
         run: dict[str, Any] = {file: _read(source / file) for file in RUN_FILES if (source / file).is_file()}
         metrics = run.get("result.json", {}).get("metrics") or _read(folder / "metrics.json")
         size = (folder / "classifier.safetensors").stat().st_size
         title = name or (f"{bundle.info.dataset} labels")
-        card = model_card(title, bundle.info, run, metrics, size, licence, onnx)
+        card = model_card(title, bundle.info, run, _dataset(run, bundle.info), metrics, size, licence, onnx)
         (fresh / "README.md").write_text(card, encoding="utf-8")
         for written in [*fresh.rglob("*"), fresh]:
             sync(written)
@@ -58,6 +61,16 @@ def export_model(source: Path, output: Path, name: str | None, licence: str, onn
     except BaseException:
         shutil.rmtree(fresh, ignore_errors=True)
         raise
+
+
+def _dataset(run: dict[str, Any], info: BundleInfo) -> dict[str, Any] | None:
+    """dataset.json of what the run was trained on, if that is still where it was."""
+    place = run.get("config.json", {}).get("config", {}).get("data.path")
+    try:
+        found, _ = read_manifest(folder_of(place)) if place else ({}, "")
+    except DataError:
+        return None
+    return found if (found.get("name"), found.get("n_labels")) == (info.dataset, info.shape.labels) else None
 
 
 def _read(file: Path) -> dict[str, Any]:

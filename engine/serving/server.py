@@ -12,7 +12,7 @@ from engine.errors import ConfigError, EnvironmentProblem
 from engine.words import counted
 
 MOST_CONNECTIONS = 256
-IDLE_SECONDS = 30  # until a connection without a request is closed
+IDLE_SECONDS = 30  # until a connection is closed that asks nothing more; see Connection for one that never did
 GRACE_SECONDS = 30  # for what is in flight at the end
 SHORTEST_TOKEN = 16
 
@@ -63,6 +63,7 @@ def serve(model: Path, bound: socket.socket, token: str | None, local: bool, dev
     from engine.inference.predictor import Predictor
     from engine.planning.hardware import usable_cores
     from engine.serving.api import create_app
+    from engine.serving.connection import Connection
     from engine.serving.guard import Guard
 
     torch.set_num_threads(threads or max(1, usable_cores() - 1))
@@ -83,6 +84,7 @@ def serve(model: Path, bound: socket.socket, token: str | None, local: bool, dev
     server = Server(
         uvicorn.Config(
             application,
+            http=Connection,
             log_level="warning",
             access_log=False,
             server_header=False,

@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from engine.cli import main
 from engine.data.importers import import_dataset
 from engine.data.problems import Problems
 from engine.data.store import Dataset
@@ -35,6 +36,7 @@ def test_pairs_follow_their_rows_when_others_are_left_out(source, tmp_path):
     assert _filter(dataset.train) == [[1], [0, 4], []]
     assert _filter(dataset.test) == [[], [2]]
     assert dataset.meta["details"]["filter_pairs"] == {"train": 3, "test": 1}
+    assert dataset.meta["details"]["unused_filter_pairs"] == 1, "of the row without a text"
 
 
 def test_pairs_follow_texts_into_a_held_out_test_set(source, tmp_path):
@@ -45,6 +47,20 @@ def test_pairs_follow_texts_into_a_held_out_test_set(source, tmp_path):
     dataset = import_dataset(source, tmp_path / "out", test_fraction=0.5)
     for split in (dataset.train, dataset.test):
         assert _filter(split) == [[int(uid) % 5] for uid in split.uids()]
+
+
+@pytest.mark.parametrize("held_out", [False, True])
+def test_pairs_of_rows_that_are_not_there_are_counted_and_told(source, tmp_path, capsys, held_out):
+    (source / "trn.json").write_text(
+        "".join(json.dumps({"uid": str(i), "title": f"text {i}", "target_ind": []}) + "\n" for i in range(20))
+    )
+    (source / "filter_labels_train.txt").write_text("".join(f"{row} 1\n" for row in (*range(20), 20, 99)))
+    if held_out:
+        (source / "tst.json").unlink()
+    assert main(["data", "import", str(source), "--output", str(tmp_path / "out"), "--test-fraction", "0.4"]) == 0
+    printed = capsys.readouterr().out
+    assert "reciprocal filters of rows that were left out, or are not there: 2 pairs\n" in printed
+    assert sum(Dataset.open(tmp_path / "out").meta["details"]["filter_pairs"].values()) == 20 + (not held_out)
 
 
 def test_renees_names_of_the_files_are_known(tmp_path):

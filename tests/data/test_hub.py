@@ -2,7 +2,10 @@
 
 import sys
 
+import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from engine.cli import main
 from engine.data.importers import import_dataset
@@ -96,6 +99,43 @@ def test_a_damaged_saved_dataset_is_refused(datasets, tmp_path, content):
         import_dataset(folder, tmp_path / "out")
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "out").exists()
+
+
+def test_texts_that_end_behind_the_file_are_refused(datasets, tmp_path):
+    """Arrow would read whatever memory lies there."""
+    datasets.Dataset.from_dict({"text": ["one", "three"], "labels": ["a", "b"]}).save_to_disk(str(tmp_path / "saved"))
+    (file,) = (tmp_path / "saved").glob("*.arrow")
+    content, ends = file.read_bytes(), np.array([0, 3, 8], "<i4").tobytes()
+    assert content.count(ends) == 1
+    file.write_bytes(content.replace(ends, np.array([0, 3, 2**30], "<i4").tobytes()))
+    with pytest.raises(DataError, match=r"\.arrow: damaged, not readable as Arrow \(.*\); save it again") as caught:
+        import_dataset(tmp_path / "saved", tmp_path / "out")
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "out").exists()
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@given(
+    changes=st.lists(st.tuples(st.floats(0, 1), st.binary(min_size=1, max_size=8)), max_size=4),
+    size=st.just(1.0) | st.floats(0, 1),
+)
+def test_a_damaged_arrow_file_ends_in_one_line_or_in_a_dataset(datasets, tmp_path, changes, size):
+    saved = tmp_path / "saved"
+    if not saved.exists():
+        datasets.Dataset.from_dict({key: values * 30 for key, values in ROWS.items()}).save_to_disk(str(saved))
+        (tmp_path / "whole").write_bytes(next(saved.glob("*.arrow")).read_bytes())
+    content = bytearray((tmp_path / "whole").read_bytes())
+    for place, change in changes:
+        at = round(place * len(content))
+        content[at : at + len(change)] = change
+    next(saved.glob("*.arrow")).write_bytes(content[: round(size * len(content))])
+    said = ""
+    try:
+        import_dataset(saved, tmp_path / "out", test_fraction=0, overwrite=True)
+    except DataError as error:
+        said = str(error)
+    assert "\n" not in said
+    assert {entry.name for entry in tmp_path.iterdir()} <= {"saved", "whole", "out"}
 
 
 def test_tables_beside_a_file_of_such_a_name_are_tables(tmp_path):

@@ -8,7 +8,7 @@ import pytest
 
 from engine.cli import main
 from engine.data.inspection import _curve, histogram, inspect
-from engine.data.inspection_report import format_report, save_plots
+from engine.data.inspection_report import draw, format_report, save_plots
 from engine.data.propensity import inverse_propensity
 from engine.errors import EnvironmentProblem
 
@@ -113,3 +113,19 @@ def test_plots_are_drawn(dataset, tmp_path):
     files = save_plots(inspect(dataset), tmp_path)
     assert [file.name for file in files] == ["label-frequency.png", "text-characters.png", "text-labels-per-text.png"]
     assert all(file.read_bytes().startswith(b"\x89PNG") for file in files)
+
+
+def test_plots_begin_with_the_first_bin_that_is_not_empty():
+    pytest.importorskip("matplotlib")
+    parts = {"train": histogram(np.array([4, 5, 9, 9, 40])), "test": histogram(np.array([8]))}
+    (axes,) = draw("made", "characters", "texts", parts).axes
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["4-7", "8-15", "16-31", "32-63"]
+    assert [label.get_text() for label in axes.get_legend().get_texts()] == ["train", "test"]
+    assert [[bar.get_height() for bar in bars] for bars in axes.containers] == [[2, 2, 0, 1], [0, 1]]
+    left, right = axes.get_xlim()
+    assert left < axes.containers[0][0].get_x() and right - left < 5, "no room for the bins in front"
+
+
+def test_a_name_with_dollars_is_no_formula(dataset, tmp_path):
+    pytest.importorskip("matplotlib")
+    assert len(save_plots(inspect(dataset) | {"name": r"from $\frac$ to $^"}, tmp_path)) == 3

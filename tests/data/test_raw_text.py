@@ -175,9 +175,17 @@ def test_a_label_outside_the_matrix_is_a_problem_of_its_row(pecos, column):
     assert problems.counts() == {"label id outside": 1}
 
 
-def test_zeros_and_nan_are_no_labels(pecos):
-    write_npz(pecos / "Y.trn.npz", ROWS, 3, data=np.array([0, np.nan, 2.0]))
+def test_zeros_are_no_labels(pecos):
+    write_npz(pecos / "Y.trn.npz", ROWS, 3, data=np.array([0, 0.0, 2.0]))
     assert _rows(strictly(pecos).train) == [[], [], [2]]
+
+
+def test_a_row_with_a_nan_is_a_problem(pecos):
+    write_npz(pecos / "Y.trn.npz", ROWS, 3, data=np.array([1, np.nan, 2.0]))
+    problems = Problems()
+    dataset = import_dataset(pecos, pecos.parent / "out", problems=problems)
+    assert (list(dataset.train.texts()), _rows(dataset.train)) == (["two", "three"], [[], [2]])
+    assert problems.first() == f"{pecos / 'Y.trn.npz'}:1: a value of the row is NaN"
 
 
 def test_rows_that_do_not_match_the_texts_are_refused(pecos, sparse, aalto):
@@ -232,3 +240,4 @@ def test_without_test_files_texts_are_held_out(aalto):
     assert 250 < len(dataset.test) < 350
     assert {*dataset.train.texts(), *dataset.test.texts()} == set(texts)
     assert dataset.meta["details"] | {"test_fraction": 0.3, "seed": 5} == dataset.meta["details"]
+    assert dataset.meta["details"]["not_read"] == ["test_raw_texts.txt"]

@@ -1,10 +1,11 @@
-"""Whatever text and labels a table holds, the dataset holds the same."""
+"""Whatever texts and labels the files of a layout hold, the dataset holds the same."""
 
 import codecs
 import csv
 import gzip
 import json
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
@@ -123,3 +124,69 @@ def test_long_texts_and_many_labels(tmp_path, kind):
         else:
             stream.write(json.dumps({"text": text, "labels": labels}))
     assert imported(file) == [(text, set(labels))]
+
+
+LINES = TEXTS.map(lambda text: " ".join(text.split("\n"))).map(str.strip).filter(bool)  # of files with a text a line
+WORDS = NAMES.map(lambda name: "_".join(name.split())).filter(bool)  # of files with spaces between labels
+
+
+@PROPERTY
+@given(rows=rows_of(st.integers(0, 5)), names=st.lists(TEXTS, min_size=6, max_size=6), mark=st.booleans())
+def test_the_repository_layout(tmp_path, rows, names, mark):
+    split = len(rows) // 2 + 1
+    for part, some in (("trn", rows[:split]), ("tst", rows[split:] or rows[:1])):
+        lines = [
+            {"uid": number, "title": text, "target_ind": ids, "target_rel": [1.0] * len(ids)}
+            for number, (text, ids) in enumerate(some)
+        ]
+        content = "".join(json.dumps(line, ensure_ascii=number % 2 > 0) + "\r\n" for number, line in enumerate(lines))
+        (tmp_path / f"{part}.json").write_bytes(codecs.BOM_UTF8 * mark + content.encode())
+    (tmp_path / "lbl.json").write_text("".join(json.dumps({"uid": 0, "title": name}) + "\n" for name in names))
+    assert imported(tmp_path) == expected((text, [names[i] for i in ids]) for text, ids in rows[:split])
+
+
+def write_lines(file, lines, end="\n", mark=False, packed=False):
+    """mark: whether there is a byte order mark, which is there too where the first line looks as if."""
+    content = "".join(line + end for line in lines)
+    written = (codecs.BOM_UTF8 if mark or content.startswith("\ufeff") else b"") + content.encode()
+    for old in file.parent.glob(f"{file.name}*"):
+        old.unlink()
+    file.with_name(file.name + ".gz" * packed).write_bytes(gzip.compress(written) if packed else written)
+
+
+@PROPERTY
+@given(
+    rows=st.lists(st.tuples(LINES, st.lists(WORDS, max_size=6)), min_size=1, max_size=12),
+    mark=st.booleans(),
+    end=st.sampled_from(["\n", "\r\n"]),
+    packed=st.booleans(),
+)
+def test_a_text_a_line_with_names_of_labels(tmp_path, rows, mark, end, packed):
+    write_lines(tmp_path / "train_raw_texts.txt", [text for text, _ in rows], end, mark, packed)
+    write_lines(tmp_path / "train_labels.txt", [" ".join(labels) for _, labels in rows], end, mark, packed)
+    assert imported(tmp_path) == expected(rows)
+
+
+@PROPERTY
+@given(
+    rows=st.lists(st.tuples(LINES, st.lists(st.integers(0, 5), max_size=6)), min_size=1, max_size=12),
+    names=st.lists(LINES, min_size=6, max_size=6),
+    mark=st.booleans(),
+    end=st.sampled_from(["\n", "\r\n"]),
+    matrix=st.booleans(),
+)
+def test_a_text_a_line_with_numbers_of_labels(tmp_path, rows, names, mark, end, matrix):
+    folder = tmp_path / ("pecos" if matrix else "sparse")
+    folder.mkdir(exist_ok=True)
+    texts, named = ("X.trn.txt", "output-items.txt") if matrix else ("trn_X.txt", "lbl_X.txt")
+    write_lines(folder / texts, [text for text, _ in rows], end, mark)
+    write_lines(folder / named, names, end, mark)
+    if matrix:
+        ids = np.array([i for _, labels in rows for i in labels], np.int32)
+        parts = {"indptr": np.cumsum([0, *(len(labels) for _, labels in rows)]), "data": np.ones(len(ids))}
+        shape, kind = np.array([len(rows), 6]), np.array(b"csr")
+        np.savez(folder / "Y.trn.npz", indices=ids, shape=shape, format=kind, **parts)
+    else:
+        pairs = [" ".join(f"{i}:1.0" for i in labels) for _, labels in rows]
+        write_lines(folder / "trn_X_Y.txt", [f"{len(rows)} 6", *pairs], end, mark)
+    assert imported(folder) == expected((text, [names[i] for i in labels]) for text, labels in rows)

@@ -200,6 +200,23 @@ def test_a_damaged_parquet_file_is_refused(tmp_path, content):
         import_dataset(tmp_path / "t.parquet", tmp_path / "out")
 
 
+def test_a_row_that_names_a_text_behind_the_end_of_the_dictionary_is_refused(tmp_path):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    file = tmp_path / "t.parquet"
+    rows = {"text": [f"text {number}" for number in range(40)], "labels": [["a"]] * 40}
+    pq.write_table(pa.table(rows), file, compression="none")
+    texts = pq.read_metadata(file).row_group(0).column(0)
+    end = texts.dictionary_page_offset + texts.total_compressed_size
+    content = bytearray(file.read_bytes())
+    content[end - 8 : end] = b"\xff" * 8  # six bits a row: 63 instead of numbers up to 39
+    file.write_bytes(content)
+    with pytest.raises(DataError, match=r"t\.parquet: not readable as Parquet \(a row names a text that its"):
+        import_dataset(file, tmp_path / "out", test_fraction=0)
+    assert [entry.name for entry in tmp_path.iterdir()] == [file.name]
+
+
 def test_the_format_can_be_named(tmp_path):
     (tmp_path / "export.txt").write_text("text\tlabels\nHello\ta\n")
     dataset = import_dataset(tmp_path / "export.txt", tmp_path / "out", format="tsv", test_fraction=0)
@@ -212,6 +229,17 @@ def test_tables_that_are_not_read_are_named(tmp_path):
     for name in ("train.csv", "test.csv", "validation.csv"):
         (tmp_path / name).write_text("text,labels\nHello,a\n")
     assert import_dataset(tmp_path, tmp_path / "out").meta["details"]["not_read"] == ["validation.csv"]
+
+
+def test_parts_of_another_split_are_named(tmp_path):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    (tmp_path / "data").mkdir()
+    for split in ("train", "test", "validation"):
+        pq.write_table(pa.table({"text": ["a"], "labels": ["x"]}), tmp_path / "data" / f"{split}-00000.parquet")
+    details = import_dataset(tmp_path, tmp_path / "out").meta["details"]
+    assert details["not_read"] == ["validation-00000.parquet"]
 
 
 def test_an_empty_table_is_refused(tmp_path):

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +17,7 @@ from engine.inference.predictor import Predictor
 from engine.kernels import reference
 from engine.model.bundle import load_bundle
 from random_model import make_bundle
+from tiny import make_rows
 
 SOURCE = Path(__file__).parents[2]
 README = (SOURCE / "README.md").read_text()
@@ -58,9 +60,35 @@ def test_the_card_says_what_the_model_is(trained, tmp_path):
     values = {metric.metric_name: metric.metric_value for metric in data.eval_results}
     assert values["P@1"] == pytest.approx(result["metrics"]["P@1"], abs=1e-5)
     assert "Test set, 100 texts" in card
+    assert "600 training texts with 1,794 labels in all, 100 test texts." in card
+    assert "| `made` | `here` |" in card
     assert "| `training.batch_size` | `32` |" in card
     assert "MiB at its peak" in card
     assert "120 labels" in card
+
+
+def test_the_card_says_how_an_imported_dataset_came_about(tiny_flags, tmp_path):
+    rows = [f"{text},{';'.join(f'label {i}' for i in ids)}\n" for text, ids in make_rows(300, 3)]
+    (tmp_path / "a|b.csv").write_text("text,labels\n" + "".join(rows) + "short\n")
+    data, runs = tmp_path / "data", tmp_path / "runs"
+    flags = ["--test-fraction", "0.2", "--seed", "7"]
+    assert main(["data", "import", str(tmp_path / "a|b.csv"), "--output", str(data), *flags]) == 0
+    assert main(["train", *tiny_flags, "--data", str(data), "--epochs", "1", "--output", str(runs)]) == 0
+    (run,) = runs.glob("2*")
+    cards = []
+    for number in range(2):
+        assert main(["export", str(run), "--output", str(tmp_path / f"out{number}"), "--no-onnx"]) == 0
+        cards.append((tmp_path / f"out{number}" / "README.md").read_text())
+        shutil.rmtree(data, ignore_errors=True)
+    assert "The test texts are 20.0% of one set, held out with seed 7. 1 row of the sources could not be" in cards[0]
+    assert "| `a b.csv` | `sha256:" in cards[0]
+    assert "## Data" not in cards[1], "the dataset is gone"
+
+
+def test_everybody_may_read_what_is_exported(trained, tmp_path):
+    assert main(["export", str(trained), "--output", str(tmp_path / "out"), "--no-onnx"]) == 0
+    modes = {file.stat().st_mode for file in (tmp_path / "out").rglob("*") if file.is_file()}
+    assert modes == {(tmp_path / "out" / "README.md").stat().st_mode}
 
 
 def test_the_hub_takes_the_folder(random_model, tmp_path):
@@ -112,8 +140,6 @@ def test_what_is_there_is_replaced_only_when_it_is_an_export(random_model, tmp_p
 
 
 def test_a_damaged_model_leaves_nothing_behind(random_model, tmp_path):
-    import shutil
-
     shutil.copytree(random_model, tmp_path / "bad")
     (tmp_path / "bad" / "classifier.safetensors").write_bytes(b"no")
     assert main(["export", str(tmp_path / "bad"), "--output", str(tmp_path / "out"), "--no-onnx"]) == 3

@@ -175,7 +175,11 @@ def _sparse(setting: Setting, shape: Shape, note: str) -> Variant:
 
         return step, step_floor_bytes(classifier)
 
-    parts = classifier_bytes(*numbers, options.dtype, options.optimizer)
+    layers = [
+        (shape.head, shape.width, 0, options.dtype, 0),
+        (shape.labels - shape.head, shape.fan_in, shape.group_size, options.dtype, 0),
+    ]
+    parts = classifier_bytes(layers, options.optimizer, shape.width)
     if shape.head:
         note += f", {shape.head:,} dense labels"
     note += f", {options.dtype}, {options.optimizer}, {options.loss}"

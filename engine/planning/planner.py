@@ -26,8 +26,8 @@ GROUP_SIZES = (32, 64)  # the usual one, and the one whose index takes half the 
 HEADS = (0.05, 0.01, 0.0)
 WORDS = (256, 128, 64, 32, 0)  # that a label reads beside its features
 HEAD_WORDS = 4  # times as many are read by a head label
-# A larger fan-in is not bought with fewer words or head labels, nor with passes of fewer than PASS_TOKENS.
-FULL_FAN_IN = 64
+# A larger fan-in is not bought with fewer words than FULL_WORDS, fewer head labels, or passes of less than PASS_TOKENS.
+FULL_FAN_IN, FULL_WORDS = 64, 128
 PASS_TOKENS = 2048  # what keeps a device busy
 CHECKPOINTS = (0, 4, 3, 2, 1)
 HEADROOM = 1.02  # of the predicted peak: memory that the allocator holds in pieces too small to use
@@ -271,7 +271,9 @@ def _words(problem: Problem, fan_in: int) -> tuple[int, ...]:
     if c.fan_in == "dense" or c.group_size == 1:
         return (0,)
     found = tuple(dict.fromkeys(min(words, most) for words in WORDS))
-    return found if fan_in <= FULL_FAN_IN or c.fan_in != "auto" else found[:1]
+    if fan_in <= FULL_FAN_IN or c.fan_in != "auto":
+        return found
+    return tuple(words for words in found if words >= min(FULL_WORDS, most))
 
 
 def _advice(problem: Problem, budget: int) -> str:

@@ -24,9 +24,11 @@ def plan_line(plan: Plan) -> str:
 
 def classifier_words(plan: Plan) -> str:
     if plan.head == plan.labels:
-        return f"dense, {plan.width} features a label, {plan.weight_dtype}"
+        words = f" and {plan.head_words:,} words" if plan.head_words else ""
+        return f"dense, {plan.width} features{words} a label, {plan.weight_dtype}"
+    words = f" and {plan.words:,} words" if plan.words else ""
     return (
-        f"fan-in {plan.fan_in} of {plan.width} ({plan.sparsity:.0%} sparse), groups of {plan.group_size}, "
+        f"fan-in {plan.fan_in} of {plan.width} ({plan.sparsity:.0%} sparse){words}, groups of {plan.group_size}, "
         f"{plan.head:,} head labels dense, {plan.weight_dtype}"
     )
 

@@ -87,6 +87,8 @@ MODERNBERT = replace(ENCODERS["ModernBERT-base"], window=0)
         ({"intermediate": 0}, {"intermediate": 4096}),
         ({"trained": False}, {"trained": True}),
         ({"compute": "bf16"}, {"compute": "fp32"}),
+        ({"words": 64}, {"words": 256}),
+        ({"words": 0}, {"words": 32}),
     ],
 )
 def test_what_costs_memory(less, more):
@@ -95,13 +97,14 @@ def test_what_costs_memory(less, more):
 
 
 def test_numbers_that_other_modules_own():
-    from engine.inference.evaluation import EVALUATION_TOKENS
+    from engine.inference.evaluation import EVALUATION_TOKENS, WORD_TEXTS
     from engine.kernels import reference
     from engine.model import classifier, features, rewiring
     from engine.tensorfile import PIECE_BYTES
     from engine.training.optimizers import PIECE
 
     assert memory.EVALUATION_TOKENS == EVALUATION_TOKENS
+    assert memory.TOPK_INSTANCES == WORD_TEXTS
     assert memory.FEATURE_TOKENS == features.FEATURE_BATCH_TOKENS
     assert memory.PIECE == PIECE
     assert memory.SAVING_BYTES == PIECE_BYTES
@@ -122,13 +125,18 @@ def test_numbers_of_the_fused_kernels():
 
 @pytest.mark.parametrize("optimizer", ["rowwise", "sgd", "adamw8bit"])
 @pytest.mark.parametrize("dtype", ["fp32", "bf16", "fp8"])
-def test_classifier_bytes_are_those_of_its_tensors(optimizer, dtype):
+@pytest.mark.parametrize("words", [0, 24])
+def test_classifier_bytes_are_those_of_its_tensors(optimizer, dtype, words):
     from engine.kernels import reference
     from engine.model.classifier import Classifier, ClassifierShape
 
-    shape = ClassifierShape(1003, 40, 64, 16, 8, optimizer, dtype)
+    planned = replace(
+        setting(MINILM, 1003, 16, 64), head=40, width=64, group_size=8, weight_dtype=dtype, optimizer=optimizer,
+        words=words, head_words=2 * words,
+    )  # fmt: skip
+    shape = ClassifierShape(1003, 40, 64, 16, 8, optimizer, dtype, words, 2 * words, planned.vocabulary)
     tensors = Classifier.new(shape, reference, "cpu", 0).tensors()
-    predicted = classifier_memory.classifier_bytes(1003, 40, 64, 16, 8, dtype, optimizer)
+    predicted = planned.classifier()
     assert sum(predicted.values()) == pytest.approx(sum(t.nbytes for t in tensors.values()), rel=0.01)
 
 

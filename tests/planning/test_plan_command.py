@@ -29,9 +29,9 @@ def test_a_plan_for_a_card_that_is_not_here_loads_no_torch():
 
 def test_table_with_bars_choice_reasons_and_larger_cards(capsys):
     out = plan(capsys, *CASE)
-    assert "fan-in 256 of 768 (67% sparse), groups of 32, 400,000 head labels dense, bf16" in out
-    assert "fan-in 256: the largest that fits; 384 needs" in out
-    assert "with more memory: fan-in 384 from" in out
+    assert "fan-in 192 of 768 (75% sparse) and 128 words, groups of 32, 400,000 head labels dense, bf16" in out
+    assert "fan-in 192: the largest that fits; 256 needs" in out
+    assert "with more memory: fan-in 256 from" in out
     rows = [line for line in out.splitlines() if line.endswith("█")]
     assert {row.split("  ")[1] for row in rows} >= {"classifier weights", "encoder weights", "activations"}
     assert max(rows, key=lambda row: row.count("█")).startswith("  classifier weights")
@@ -41,7 +41,7 @@ def test_json_for_programs(capsys):
     found = json.loads(plan(capsys, *CASE, "--json"))
     assert {"fan_in", "group_size", "micro_batch", "predicted_bytes", "budget_bytes", "components"} <= set(found)
     assert found["predicted_bytes"] == sum(found["components"].values()) <= found["budget_bytes"]
-    assert [rung["fan_in"] for rung in found["larger"]] == [384]
+    assert [rung["fan_in"] for rung in found["larger"]] == [256, 384]
     assert found["larger"][0]["memory_bytes"] > 8 * 2**30
 
 

@@ -10,7 +10,8 @@ from engine.runs import RunDirectory
 from engine.training.kept_model import kept_line, score_of
 from engine.training.trainer import Progress
 
-STILL = ["--set", "classifier.learning_rate=1e-30", "--set", "rewire.method=none"]  # every evaluation is the same
+RATES = ["classifier.learning_rate=1e-30", "words.learning_rate=1e-30"]
+STILL = [*(f"--set={rate}" for rate in RATES), "--set", "rewire.method=none"]  # every evaluation is the same
 
 
 def metrics(p1: float, p3: float, ndcg3: float) -> dict:

@@ -37,6 +37,7 @@ from engine.model.grouping import balanced_order, label_vectors
 from engine.model.meta_labels import first_weight
 from engine.model.rewiring import rewire_layer
 from engine.model.words import Words
+from engine.peak_memory import bound_workspaces
 from engine.planning.encoders import ENCODERS
 from engine.planning.hardware import Hardware, detect
 from engine.planning.memory import EVALUATION_TOKENS, FEATURE_TOKENS, GROUPING_TOKENS, ORDER_SHARE
@@ -301,6 +302,7 @@ def main() -> None:
     parser.add_argument("--tiny", action="store_true", help="a hundred times fewer labels, short texts, small batches")
     options = parser.parse_args()
     hardware = detect(options.device)
+    bound_workspaces()
     print(machine_line(machine(torch.device(hardware.device))))
     print(f"`python benchmarks/memory_model.py {' '.join(sys.argv[1:])}`\n")
     print(f"{'predicted':>10}{'measured':>10}{'error':>8}  {'peak in':<11} MiB of what")

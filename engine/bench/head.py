@@ -6,7 +6,6 @@ Each variant is made, measured and freed before the next one is made. Source of 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -23,6 +22,7 @@ from engine.bench.shapes import Shape
 from engine.kernels.dispatch import resolve_backend
 from engine.kernels.layer import Positives, StepOptions
 from engine.model.classifier import WEIGHT_STD, Classifier, ClassifierShape
+from engine.peak_memory import bound_workspaces
 from engine.planning.classifier_memory import classifier_bytes
 from engine.planning.hardware import detect
 
@@ -201,8 +201,7 @@ def random_weight(labels: int, width: int, dtype: torch.dtype, device: torch.dev
 @contextmanager
 def deterministic(wanted: bool) -> Iterator[None]:
     """Torch's own operations too, where results must be the same bits every time, as in training."""
-    if wanted:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    bound_workspaces(wanted)
     before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
     torch.use_deterministic_algorithms(wanted or before[0], warn_only=True)
     try:

@@ -30,7 +30,8 @@ FEATURE_TOKENS = 4096  # in a batch of a frozen encoder, see engine.model.featur
 ORDER_SHARE = 0.9  # of the classifier's bytes, which are not taken yet: what forming groups may take of them
 CUT_BYTES = 17  # a label, while a large node is cut on a GPU: two places and keys, a comparison and its sum's int64
 PIECE = 1 << 22  # parameters that the optimizer moves at once, see engine.training.optimizers
-WORKSPACE = 32 * MIB  # of cuBLAS for a thread: of the forward pass, and of the backward pass (Hopper; less elsewhere)
+# Of cuBLAS for a thread, of the forward pass and of the backward pass: see engine.peak_memory.bound_workspaces.
+WORKSPACE, DETERMINISTIC_WORKSPACE = (2 * 4096 + 8 * 16) * 1024, 8 * 4096 * 1024
 SMALL = 4 * MIB  # tables, inputs, counters
 # Host memory of Python with its libraries; on a processor with what tokenizing, reading and the heap's holes leave
 # behind, too (benchmarks/results/memory-model-cpu.md).
@@ -75,6 +76,7 @@ class Setting:
     evaluation_batch: int | None = None
     words: int = 0
     head_words: int = 0
+    deterministic: bool = False
 
     @property
     def vocabulary(self) -> int:
@@ -171,7 +173,8 @@ def host_bytes(s: Setting) -> Phase:
 def _threads(s: Setting, count: int) -> Phase:
     """Workspaces of the threads that have multiplied matrices; without anything to train there is no backward pass."""
     count = count if s.trained or s.intermediate else 1
-    return {"matrix workspaces": count * WORKSPACE if s.device == "cuda" else 0}
+    size = DETERMINISTIC_WORKSPACE if s.deterministic else WORKSPACE
+    return {"matrix workspaces": count * size if s.device == "cuda" else 0}
 
 
 def _classifier(s: Setting) -> Phase:

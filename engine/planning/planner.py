@@ -257,7 +257,7 @@ def _classifiers(problem: Problem, fan_in: int) -> Iterator[Setting]:
             optimizer=c.optimizer, encoder_optimizer=config.encoder.optimizer,
             intermediate=config.intermediate.width, backend=backend, rewire=config.rewire.method,
             meta_labels=meta, k=max(config.evaluation.k), padded=problem.padded,
-            words=words if head < labels else 0, head_words=head_words,
+            words=words if head < labels else 0, head_words=head_words, deterministic=config.training.deterministic,
         )  # fmt: skip
 
 

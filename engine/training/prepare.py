@@ -242,9 +242,9 @@ def _choose_words(
     with reporter.stage("choosing words", "groups") as update:
         for layer in classifier.layers:
             done, groups = 0, len(layer.index)
-            chosen = words.choose(labels.offsets, positions, layer.start, layer.labels, layer.group_size, layer.words)
-            for first, words_KW in chosen:
-                classifier.read_words(layer, first, torch.from_numpy(words_KW))
+            span = (layer.start, layer.labels, layer.group_size, layer.words)
+            for first, words_KW in words.choose(labels.offsets, positions, *span, layer.index.device):
+                classifier.read_words(layer, first, words_KW)
                 done += len(words_KW)
                 update(done, groups)
 

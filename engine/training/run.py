@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import os
 import time
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ from engine.kernels.dispatch import resolve_backend
 from engine.model.bundle import load_bundle, read_info, recover_bundle
 from engine.model.classifier import Classifier
 from engine.model.features import FeatureInputs, by_length
-from engine.peak_memory import host_peak_bytes, memory_bytes
+from engine.peak_memory import bound_workspaces, host_peak_bytes, memory_bytes
 from engine.planning.hardware import CUDA_CONTEXT, GIB, detect
 from engine.planning.planner import Plan
 from engine.planning.report import memory_line
@@ -149,8 +148,8 @@ def _prepare_cuda(config: RunConfig) -> None:
         total = torch.cuda.get_device_properties(0).total_memory
         allowed = (config.hardware.memory_gib - config.hardware.reserve_gib) * GIB - CUDA_CONTEXT
         torch.cuda.set_per_process_memory_fraction(max(0.01, min(1.0, allowed / total)))
+    bound_workspaces(config.training.deterministic)
     if config.training.deterministic:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True, warn_only=True)
 
 

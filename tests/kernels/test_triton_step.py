@@ -155,7 +155,8 @@ def check_step(layer, batch, positives, options=None, seed=0, width=None):
     if naive is not None:  # fp16 loses eps and second moments altogether: only where it can do the step
         most = max(options.learning_rate, options.word_learning_rate if layer.words else 0.0)
         slack = 2 * (naive[1].double() - exact[1]).abs().nan_to_num(0).max().clamp(max=most)
-    allowed = spacing(exact[1] * layer.scale, layer.weight.dtype) / layer.scale + slack
+    nearby = exact[1].abs() + slack  # may lie beyond a power of two, where neighbours are twice as far apart
+    allowed = spacing(nearby * layer.scale, layer.weight.dtype) / layer.scale + slack
     worst = ((value - exact[1]).abs() / allowed).max().item()
     assert worst <= 1.0, f"weight: {worst:.2f} of the allowed distance"
     return moved, dx_BD, loss

@@ -77,7 +77,7 @@ def test_a_group_reads_the_words_that_weigh_most_in_the_texts_of_its_labels():
         own = [text for text, of in enumerate(labels) if label in of]
         if own:
             score[(label - first) // group] += weight[own].sum(0) / np.sqrt(len(own))
-    found = np.concatenate([chosen for _, chosen in statistics.choose(offsets, positions, first, count, group, words)])
+    found = torch.cat([chosen for _, chosen in statistics.choose(offsets, positions, first, count, group, words)])
     assert found.shape == (3, words)
     np.testing.assert_array_equal(found, np.sort(np.argsort(-score, axis=1)[:, :words], axis=1))
 
@@ -91,4 +91,4 @@ def test_blocks_of_groups_choose_as_all_at_once(monkeypatch):
     monkeypatch.setattr("engine.model.word_choice.BLOCK_SCORES", 3 * VOCABULARY)
     blocks = list(statistics.choose(offsets, positions, 0, 20, 2, 4))
     assert [first for first, _ in blocks] == [0, 3, 6, 9] and len(whole) == 1
-    np.testing.assert_array_equal(np.concatenate([words for _, words in blocks]), whole[0][1])
+    assert torch.equal(torch.cat([words for _, words in blocks]), whole[0][1])

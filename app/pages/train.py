@@ -89,10 +89,10 @@ class TrainPage:
     def _field(self, setting: Setting) -> None:
         default, id = defaults("cpu")[setting.key], f"set-{setting.key.replace('.', '-')}"
         if setting.options:
-            choices = [(f"as the profile says ({default})", ""), *((option, option) for option in setting.options)]
             field = gr.Dropdown(
-                choices, value="", label=setting.title, info=setting.words, filterable=False, elem_id=id
-            )
+                setting.choices(default), value="", label=setting.title, info=setting.words, filterable=False,
+                elem_id=id,
+            )  # fmt: skip
         else:
             field = gr.Textbox(label=setting.title, info=setting.words, placeholder=default, max_lines=1, elem_id=id)
         self.fields[setting.key] = field
@@ -209,8 +209,8 @@ class TrainPage:
         found = []
         for setting in self.settings:
             value = values[setting.key]
-            choices = [(f"as the profile says ({value})", ""), *((option, option) for option in setting.options)]
-            found.append(gr.update(choices=choices) if setting.options else gr.update(placeholder=value))
+            told = {"choices": setting.choices(value)} if setting.options else {"placeholder": value}
+            found.append(gr.update(**told))
         return found
 
     def _configuration(self, data: str, profile: str, name: str | None, given: tuple[str | None, ...]):
@@ -294,7 +294,8 @@ class TrainPage:
 
 def _told(setting: Setting, problem: str) -> Any:
     """The field with what is wrong below its title, or with its usual words."""
-    return gr.update(info=f"⚠ {problem}" if problem else setting.words, elem_classes=["wrong"] if problem else [])
+    words = f"⚠ {in_words(problem)}" if problem else setting.words
+    return gr.update(info=words, elem_classes=["wrong"] if problem else [])
 
 
 def build(shared: Shared) -> TrainPage:

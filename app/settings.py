@@ -89,7 +89,7 @@ WORDS = {
     "data.max_tokens": "a token is about three quarters of a word; longer texts are cut",
     "data.validation_fraction": "of the training texts; the model that does best on them is kept; 10,000 at most",
     "data.augment_with_labels": "a label's own text is one more training text; only where the data bring such texts",
-    "encoder.name": "a folder with a Hugging Face model, or the name of one",
+    "encoder.name": "the name of a Hugging Face model; of your own, that of its folder among the encoders",
     "encoder.pooling": "mean: the average of what is known of its words; cls: what the encoder says of the whole",
     "encoder.trainable": "yes: better, needs a graphics card; no: texts are encoded once, fast on a processor",
     "encoder.optimizer": "what moves the weights; adamw8bit takes about a quarter of the memory of adamw",

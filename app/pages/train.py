@@ -26,6 +26,7 @@ from engine.config import KEYS, RunConfig
 from engine.data.builtin import BUILT_IN
 from engine.errors import ConfigError, EngineError
 
+ENCODER = "encoder.name"
 LOOKING = "this machine is still being looked at, some seconds"
 LOOKING_SECONDS = 60.0
 RUNS_OFFERED = 100
@@ -217,7 +218,12 @@ class TrainPage:
         always = {"data.path": self.shared.workspace.data_path(data), "run.output": str(self.shared.workspace.runs)}
         if (name or "").strip():
             always["run.name"] = name.strip()
-        return configuration(profile, dict(zip(self.fields, given, strict=True)), always)
+        values = dict(zip(self.fields, given, strict=True))
+        return configuration(profile, values | {ENCODER: self._encoder(values[ENCODER])}, always)
+
+    def _encoder(self, text: str | None) -> str:
+        """The encoder of that name; nothing for an empty field. Raises ConfigError."""
+        return self.shared.workspace.encoder(text.strip()) if text and text.strip() else ""
 
     def _preview(
         self, marked: dict[str, str], data: str, profile: str, name: str | None, *given: str | None
@@ -247,7 +253,12 @@ class TrainPage:
             used = self._profile(profile)
         except EngineError:
             used = "cpu"
-        problems = {s.key: problem(used, s.key, text or "") for s, text in zip(self.settings, given, strict=True)}
+        values = dict(zip(self.fields, given, strict=True))
+        problems = {key: problem(used, key, text or "") for key, text in values.items()}
+        try:
+            self._encoder(values[ENCODER])
+        except ConfigError as error:
+            problems[ENCODER] = str(error)
         now = {key: what for key, what in problems.items() if what}
         marks = [
             gr.skip() if now.get(s.key) == before.get(s.key) else _told(s, now.get(s.key, "")) for s in self.settings

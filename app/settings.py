@@ -187,6 +187,11 @@ def defaults(profile: str) -> dict[str, str]:
     return {key: shown(value) for key, value in config.flat().items()}
 
 
+def named(key: str) -> str:
+    """A key of the configuration behind its title."""
+    return f"{'Dataset' if key == 'data.path' else _title(key)} ({key})"
+
+
 def problem(profile: str, key: str, text: str) -> str:
     """What is wrong with one value on its own; nothing if it can be."""
     if not text.strip():

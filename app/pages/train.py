@@ -128,7 +128,7 @@ class TrainPage:
             [self.said, self.line, self.marked, *fields], trigger_mode="always_last", **QUIET,
         )  # fmt: skip
         self.start.click(self._announce, self.profile, self.said, **PRIVATE).then(
-            self._start, form, [self.run, self.said, self.offered], **PRIVATE
+            self._start, form, [self.run, self.said, self.offered, self.form], **PRIVATE
         ).then(self._look, [self.run, gr.State()], [*view, self.seen], **QUIET)
         for button, act in ((self.stop, launch.stop), (self.resume, launch.resume)):
             button.click(self._act(act), [self.run], [self.said], **PRIVATE).then(
@@ -282,9 +282,11 @@ class TrainPage:
                 raise ConfigError(text)
             id = launch.start(config, profile, origins)
         except EngineError as error:
-            return gr.skip(), gr.update(value=note(in_words(str(error)), problem=True), visible=True), gr.skip()
+            said = gr.update(value=note(in_words(str(error)), problem=True), visible=True)
+            return gr.skip(), said, gr.skip(), gr.skip()
         self.shared.runs.forget()
-        return gr.update(choices=self._runs(), value=id), gr.update(visible=False), ()
+        # The form makes room for the run, which would begin below the screen.
+        return gr.update(choices=self._runs(), value=id), gr.update(visible=False), (), gr.update(open=False)
 
     def _act(self, act):
         def acted(id: str | None):

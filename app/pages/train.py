@@ -31,6 +31,7 @@ LOOKING = "this machine is still being looked at, some seconds"
 LOOKING_SECONDS = 60.0
 RUNS_OFFERED = 100
 FIELDS_IN_A_ROW = 3
+STOP = "Stop and save"
 NONE_YET = note("no training yet: start one above")
 
 
@@ -102,7 +103,7 @@ class TrainPage:
         self.run = gr.Dropdown([], label="Run", filterable=False, elem_id="run")
         self.head = gr.HTML(NONE_YET, elem_id="run-head")
         with gr.Row(elem_classes="actions"):
-            self.stop = gr.Button("Stop and save", variant="stop", visible=False, elem_id="stop")
+            self.stop = gr.Button(STOP, variant="stop", visible=False, elem_id="stop")
             self.resume = gr.Button("Resume", variant="primary", visible=False, elem_id="resume")
         self.numbers = gr.HTML()
         self.curves = gr.HTML()
@@ -183,7 +184,7 @@ class TrainPage:
         plan, result = live.files(run)
         return (
             live.head(run, history),
-            gr.update(visible=run.active),
+            gr.update(visible=run.active, value="Stop waiting" if run.state == "queued" else STOP),
             gr.update(visible=run.state in ("stopped", "failed")),
             live.numbers(run, history, plan, result),
             live.curves(history, plan),

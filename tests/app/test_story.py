@@ -136,6 +136,8 @@ def test_data_plan_training_questions(page, server, serve_story, folder, tiny_en
     fill_in(page, tiny_encoder.name, "second", **{"classifier.fan_in": 16})
     page.get_by_role("button", name="Start training").click()
     shown(page, "second", re.compile("Waiting for .*first to finish"))
+    page.get_by_role("button", name="Stop waiting").wait_for()
+    assert not page.get_by_role("button", name="Start training").is_visible(), "the form makes room for the run"
     # Stop and save, then go on; the second takes its turn meanwhile
     watch(page, "first")
     page.get_by_role("button", name="Stop and save").click()
@@ -271,6 +273,8 @@ def test_the_keyboard_alone_asks_a_model(page):
         page.keyboard.press("Tab")
         if box.evaluate("field => field === document.activeElement"):
             break
+    else:
+        raise AssertionError("Tab does not reach the text")
     page.keyboard.type("the quick file open", delay=20)
     page.locator("#answer button").first.wait_for()
 

@@ -28,14 +28,15 @@ def main(arguments: list[str] | None = None) -> int:
                 f"--host {options.host} lets other machines in, which needs a password: add --auth FILE, "
                 "or leave --host out and reach 127.0.0.1 through an SSH tunnel"
             )
-        for flag, folder in (("runs", options.runs), ("datasets", options.datasets)):
+        for flag, folder in (("runs", options.runs), ("datasets", options.datasets), ("encoders", options.encoders)):
             if folder.exists() and not folder.is_dir():
                 raise ConfigError(f"--{flag} {folder} is not a folder: name the one that holds the {flag}")
         check_free(options.host, options.port)
         from app.interface import serve
         from app.workspace import Workspace
 
-        serve(Workspace(options.runs, options.datasets), options.host, options.port, auth, loopback)
+        workspace = Workspace(options.runs, options.datasets, options.encoders)
+        serve(workspace, options.host, options.port, auth, loopback)
     except EngineError as error:
         print(f"python -m app: error: {error}", file=sys.stderr)
         return error.exit_code
@@ -64,6 +65,13 @@ def _parser() -> argparse.ArgumentParser:
         default=Path("datasets"),
         metavar="DIR",
         help="folder of the datasets (default %(default)s)",
+    )
+    parser.add_argument(
+        "--encoders",
+        type=Path,
+        default=Path("encoders"),
+        metavar="DIR",
+        help="folder of Hugging Face models of your own to train with (default %(default)s)",
     )
     parser.add_argument(
         "--auth",

@@ -23,13 +23,12 @@ class BatchPanel:
 
     def __init__(self, shared: Shared, models: Models, run: gr.Dropdown, k: gr.Slider):
         self.jobs, self.models = shared.jobs, models
-        gr.HTML('<h3 class="head">Label a whole file</h3>')
+        gr.HTML('<h3 class="head">Label a whole file</h3>' + note("a .txt with one text a line, a .csv or a .jsonl"))
         with gr.Row(equal_height=False):
             with gr.Column(min_width=300):
                 self.file = gr.File(
-                    label="Texts: .txt with one a line, .csv or .jsonl", file_types=list(SUFFIXES), height=120,
-                    elem_id="texts-file",
-                )  # fmt: skip
+                    label="File with texts", file_types=list(SUFFIXES), height=140, elem_id="texts-file"
+                )
                 self.column = gr.Dropdown(
                     [], label="Column with the texts", visible=False, allow_custom_value=True, interactive=True
                 )

@@ -87,8 +87,9 @@ class Bring:
                     label="Stop at the first bad row", info="otherwise bad rows are left out, counted and listed"
                 )
             self.command = gr.Textbox(
-                label="The same on the command line", buttons=["copy"], interactive=False, lines=2, elem_id="command"
-            )
+                self._show_command(None, None, "", None, None, FOUND, 10, 0, False), lines=2, interactive=False,
+                label="The same on the command line", buttons=["copy"], elem_id="command",
+            )  # fmt: skip
             self.start = gr.Button("Import", variant="primary", elem_id="import")
         self.found = gr.State()
         self._wire()

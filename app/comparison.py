@@ -8,7 +8,8 @@ from app.charts import Series, line_chart
 from app.history import Histories
 from app.html import chip, duration, escape, percent, size, when
 from app.live import percent_tick, read
-from app.settings import HIDDEN, shown
+from app.settings import HIDDEN, named, shown
+from app.words import explained
 from engine.runs import RunSummary
 
 COLUMNS = ("Run", "State", "Steps", "Labels", "Fan-in", "P@1", "P@5", "Peak memory", "Time", "Started")
@@ -36,7 +37,8 @@ def listing(runs: Sequence[RunSummary], results: Sequence[dict]) -> str:
             f"</button>{problem}</th><td>{chip(run.state)}</td>{cells}<td>{when(run.started)}</td></tr>"
         )
     head = "".join(
-        f'<th scope="col"{"" if i in (0, 1, 9) else " class=number"}>{name}</th>' for i, name in enumerate(COLUMNS)
+        f'<th scope="col"{"" if i in (0, 1, 9) else " class=number"}>{explained(name)}</th>'
+        for i, name in enumerate(COLUMNS)
     )
     return (
         '<div class="scroll" tabindex="0" role="region" aria-label="Runs"><table class="list runs">'
@@ -56,7 +58,7 @@ def compare(runs: Sequence[RunSummary], histories: Histories) -> str:
 
 def _results(runs: Sequence[RunSummary]) -> str:
     results = [read(run, "result.json") for run in runs]
-    rows = [(name, [percent(run.metrics.get(name)) for run in runs]) for name in METRICS]
+    rows = [(explained(name), [percent(run.metrics.get(name)) for run in runs]) for name in METRICS]
     rows.append(("peak memory", [size(result.get("peak_memory_bytes")) for result in results]))
     rows.append(("time", [duration(result.get("wall_seconds")) for result in results]))
     rows.append(("state", [run.state for run in runs]))
@@ -67,11 +69,11 @@ def _settings(runs: Sequence[RunSummary]) -> str:
     configs = [read(run, "config.json").get("config", {}) for run in runs]
     keys = dict.fromkeys(key for config in configs for key in config)
     rows = [
-        (key, [shown(config.get(key, "")) for config in configs])
+        (escape(named(key)), [shown(config.get(key, "")) for config in configs])
         for key in keys
         if key not in HIDDEN or key == "data.path"
     ]
-    different = [(key, cells) for key, cells in rows if len(set(cells)) > 1]
+    different = [(name, cells) for name, cells in rows if len(set(cells)) > 1]
     same = len(rows) - len(different)
     if not different:
         return '<p class="note">All settings are the same.</p>'
@@ -81,11 +83,12 @@ def _settings(runs: Sequence[RunSummary]) -> str:
 
 
 def _beside(title: str, runs: Sequence[RunSummary], rows: Sequence[tuple[str, list[str]]], mark: bool) -> str:
+    """rows: (name in HTML, cells of the runs)."""
     head = "".join(
         f'<th scope="col"><i class="swatch fill{i % 8}"></i>{escape(run.id)}</th>' for i, run in enumerate(runs)
     )
     body = "".join(
-        f'<tr{" class=differs" if mark else ""}><th scope="row">{escape(name)}</th>'
+        f'<tr{" class=differs" if mark else ""}><th scope="row">{name}</th>'
         + "".join(f"<td>{escape(cell)}</td>" for cell in cells)
         + "</tr>"
         for name, cells in rows

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
 from array import array
 from collections import OrderedDict
@@ -15,6 +16,7 @@ import numpy as np
 POINTS = 400  # of a curve on a page
 WORDS = 200  # events kept to be shown in words
 CACHED_RUNS = 16
+TOPIC = re.compile(r"^(\w+) {2,}")  # a message of the terminal begins with what it is about, in a column of its own
 NUMBERS = ("loss", "instances_per_second", "memory_bytes", "host_bytes", "learning_rate")
 
 
@@ -125,7 +127,7 @@ def _words(event: dict) -> str:
     """What happened, for people; nothing for what the curves show."""
     kind = event["type"]
     if kind == "message":
-        return event["text"]
+        return TOPIC.sub(r"\1: ", event["text"])
     if kind == "checkpoint":
         return f"saved everything at step {event['step']:,} in {event['seconds']:.1f} s"
     if kind == "eval":

@@ -30,7 +30,11 @@ QUEUE_SECONDS = 0.02
 PAGES = ("data", "plan", "train", "runs", "predict", "system")
 # The page that was open before a reload. It is read before the first page opens.
 HEAD = "<script>const pageBefore = sessionStorage.getItem('page') || 'data'</script>"
-AGAIN = "() => ({__type__: 'update', selected: pageBefore})"
+# Whoever opened another page while this one was still loading stays there.
+AGAIN = f"""() => {{
+  const opened = sessionStorage.getItem('page') || '{PAGES[0]}';
+  return {{__type__: 'update', selected: opened === '{PAGES[0]}' ? pageBefore : opened}};
+}}"""
 TITLE = "<h1>fanin</h1><p>Text classifiers with very many labels, trained on your own card.</p>"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from datetime import datetime
 
@@ -10,6 +11,7 @@ from app.history import History
 from app.html import GIB, chip, duration, escape, note, percent, progress, size, tiles, when
 from app.jobs import last_lines
 from app.launch import OUTPUT
+from app.words import explained
 from engine.errors import DataError
 from engine.runs import RunDirectory, RunSummary
 from engine.words import counted
@@ -17,6 +19,7 @@ from engine.words import counted
 LAST_WORDS = 12
 SHOWN_EVENTS = 60
 ALL_DONE = ("completed",)
+COUNTING = re.compile(r"([\d,]+) of ([\d,]+)")  # `computing features: 768 of 18,966 texts`
 
 
 def head(run: RunSummary, history: History) -> str:
@@ -29,7 +32,11 @@ def head(run: RunSummary, history: History) -> str:
         if left is not None:
             text += f", {duration(left)} left"
         parts.append(progress(1.0 if run.state in ALL_DONE else share, text))
-    if run.message and run.state != "completed":
+    counting = COUNTING.search(run.message) if run.state == "preparing" else None
+    if counting:
+        done, whole = (int(number.replace(",", "")) for number in counting.groups())
+        parts.append(progress(done / max(whole, 1), run.message[:1].upper() + run.message[1:]))
+    elif run.message and run.state != "completed":
         parts.append(note(run.message, problem=run.state == "failed"))
     return "".join(parts)
 
@@ -114,7 +121,7 @@ def happenings(run: RunSummary, history: History) -> str:
             lines = "\n".join(said)
             parts.append(f"<h3 class=head>Last words of the process</h3><pre><code>{escape(lines)}</code></pre>")
     items = "".join(
-        f'<li><time datetime="{datetime.fromtimestamp(at).isoformat()}">{when(at)}</time>{escape(text)}</li>'
+        f'<li><time datetime="{datetime.fromtimestamp(at).isoformat()}">{when(at)}</time>{explained(text)}</li>'
         for at, text in reversed(history.words[-SHOWN_EVENTS:])
     )
     if items:

@@ -98,7 +98,9 @@ def _part(mark: str, name: str, text: str) -> str:
 def folders(workspace: Workspace) -> str:
     """The folders in use and their sizes."""
     lines = []
-    for name, path in (("Runs", workspace.runs), ("Datasets", workspace.datasets)):
+    for name, path in (
+        ("Runs", workspace.runs), ("Datasets", workspace.datasets), ("Encoders", workspace.encoders),
+    ):  # fmt: skip
         count, bytes_, whole = _measure(path)
         held = (
             f"{'' if whole else 'more than '}{size(bytes_)} in {counted(count, 'file')}"

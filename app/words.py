@@ -31,6 +31,12 @@ MEANINGS = {
     "workspaces": "memory that matrix products compute in",
     "8-bit weights": "weights rounded to a byte",
     "peak": "the moment of a training that takes the most memory",
+    "P@1": "share of the texts whose likeliest label is right",
+    "P@3": "share of right labels among the three likeliest of each text",
+    "P@5": "share of right labels among the five likeliest of each text",
+    "PSP@1": "as P@1, but the rarer a label, the more it counts",
+    "PSP@3": "as P@3, but the rarer a label, the more it counts",
+    "PSP@5": "as P@5, but the rarer a label, the more it counts",
 }
 _ANY = re.compile("|".join(rf"\b{re.escape(word)}\b" for word in sorted(MEANINGS, key=len, reverse=True)))
 

@@ -5,6 +5,7 @@ A page never sends a path: it sends an id, which is compared with a listing.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from engine.data.manifest import MANIFEST, read_manifest
 from engine.errors import ConfigError, DataError
 from engine.words import counted
 
+ON_HUB = re.compile(r"[A-Za-z0-9_][\w.-]*(/[A-Za-z0-9_][\w.-]*)?", re.ASCII)
 TITLES = {
     "python-stdlib": "Python API finder, standard library",
     "python-api": "Python API finder, installed packages",
@@ -21,10 +23,13 @@ TITLES = {
 
 @dataclass(frozen=True)
 class Workspace:
-    """runs: folder of the runs · datasets: folder in which every dataset directory is a dataset."""
+    """runs: folder of the runs · datasets: folder in which every dataset directory is a dataset · encoders: folder in
+    which every folder with a Hugging Face model is an encoder.
+    """
 
     runs: Path
     datasets: Path
+    encoders: Path = Path("encoders")
 
     @property
     def jobs(self) -> Path:
@@ -56,6 +61,20 @@ class Workspace:
     def label_count(self, id: str) -> int | None:
         """Labels of a dataset; None for a built-in corpus that is not made yet. Raises ConfigError."""
         return _labels(self.dataset_path(id))
+
+    def encoder(self, id: str) -> str:
+        """What `encoder.name` has to be for one of the encoders in the folder, or for a name on the hub.
+
+        Raises ConfigError for what is neither: a page names no other folder.
+        """
+        if self.encoders.is_dir() and id in {p.parent.name for p in self.encoders.glob("*/config.json")}:
+            return str(self.encoders / id)
+        if not ON_HUB.fullmatch(id) or Path(id).exists():
+            raise ConfigError(
+                f"{id} is no name of a model; a model of your own is chosen by the name of its folder in "
+                f"{self.encoders.resolve()}"
+            )
+        return id
 
     def _title(self, id: str) -> str:
         labels = _labels(self.dataset_path(id))

@@ -95,6 +95,8 @@ def choose(page, label: str, option: str) -> None:
 def data(page, options) -> None:
     choose(page, "Dataset", f"^{re.escape(options.dataset)}")
     page.locator("#pages .columns").first.wait_for(timeout=180_000)
+    if page.locator("#upload").is_visible():  # the form is open until there is a dataset of one's own
+        page.locator("#bring").get_by_role("button", name="Bring your own").click()
 
 
 def plan(page, options) -> None:

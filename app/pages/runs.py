@@ -13,7 +13,7 @@ import gradio as gr
 from app import launch, live
 from app.comparison import compare, listing
 from app.html import escape, facts, note, percent, size, table
-from app.settings import shown
+from app.settings import HIDDEN, named, shown
 from app.shared import PRIVATE, QUIET, Shared, go, offer
 from engine.errors import ConfigError, EngineError
 from engine.runs import RunSummary, delete_run
@@ -191,7 +191,11 @@ def details(run: RunSummary) -> str:
             ("predicted", size(plan.get("predicted_bytes"))), ("measured", measured),
             ("budget", size(plan.get("budget_bytes"))), ("classifier", size(plan.get("classifier_bytes"))),
         ]))  # fmt: skip
-    chosen = [(key, f"{shown(values.get(key))}   ({origin})") for key, origin in origins.items() if origin != "default"]
+    chosen = [
+        (named(key), f"{shown(values.get(key))} ({origin})")
+        for key, origin in origins.items()
+        if origin != "default" and (key not in HIDDEN or key == "data.path")
+    ]
     parts.append("<h3 class=head>Settings that were chosen</h3>" + (facts(chosen) if chosen else note("none")))
     return "".join(parts)
 

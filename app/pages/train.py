@@ -26,10 +26,12 @@ from engine.config import KEYS, RunConfig
 from engine.data.builtin import BUILT_IN
 from engine.errors import ConfigError, EngineError
 
+ENCODER = "encoder.name"
 LOOKING = "this machine is still being looked at, some seconds"
 LOOKING_SECONDS = 60.0
 RUNS_OFFERED = 100
 FIELDS_IN_A_ROW = 3
+STOP = "Stop and save"
 NONE_YET = note("no training yet: start one above")
 
 
@@ -89,10 +91,10 @@ class TrainPage:
     def _field(self, setting: Setting) -> None:
         default, id = defaults("cpu")[setting.key], f"set-{setting.key.replace('.', '-')}"
         if setting.options:
-            choices = [(f"as the profile says ({default})", ""), *((option, option) for option in setting.options)]
             field = gr.Dropdown(
-                choices, value="", label=setting.title, info=setting.words, filterable=False, elem_id=id
-            )
+                setting.choices(default), value="", label=setting.title, info=setting.words, filterable=False,
+                elem_id=id,
+            )  # fmt: skip
         else:
             field = gr.Textbox(label=setting.title, info=setting.words, placeholder=default, max_lines=1, elem_id=id)
         self.fields[setting.key] = field
@@ -101,7 +103,7 @@ class TrainPage:
         self.run = gr.Dropdown([], label="Run", filterable=False, elem_id="run")
         self.head = gr.HTML(NONE_YET, elem_id="run-head")
         with gr.Row(elem_classes="actions"):
-            self.stop = gr.Button("Stop and save", variant="stop", visible=False, elem_id="stop")
+            self.stop = gr.Button(STOP, variant="stop", visible=False, elem_id="stop")
             self.resume = gr.Button("Resume", variant="primary", visible=False, elem_id="resume")
         self.numbers = gr.HTML()
         self.curves = gr.HTML()
@@ -127,7 +129,7 @@ class TrainPage:
             [self.said, self.line, self.marked, *fields], trigger_mode="always_last", **QUIET,
         )  # fmt: skip
         self.start.click(self._announce, self.profile, self.said, **PRIVATE).then(
-            self._start, form, [self.run, self.said, self.offered], **PRIVATE
+            self._start, form, [self.run, self.said, self.offered, self.form], **PRIVATE
         ).then(self._look, [self.run, gr.State()], [*view, self.seen], **QUIET)
         for button, act in ((self.stop, launch.stop), (self.resume, launch.resume)):
             button.click(self._act(act), [self.run], [self.said], **PRIVATE).then(
@@ -182,7 +184,7 @@ class TrainPage:
         plan, result = live.files(run)
         return (
             live.head(run, history),
-            gr.update(visible=run.active),
+            gr.update(visible=run.active, value="Stop waiting" if run.state == "queued" else STOP),
             gr.update(visible=run.state in ("stopped", "failed")),
             live.numbers(run, history, plan, result),
             live.curves(history, plan),
@@ -209,15 +211,20 @@ class TrainPage:
         found = []
         for setting in self.settings:
             value = values[setting.key]
-            choices = [(f"as the profile says ({value})", ""), *((option, option) for option in setting.options)]
-            found.append(gr.update(choices=choices) if setting.options else gr.update(placeholder=value))
+            told = {"choices": setting.choices(value)} if setting.options else {"placeholder": value}
+            found.append(gr.update(**told))
         return found
 
     def _configuration(self, data: str, profile: str, name: str | None, given: tuple[str | None, ...]):
         always = {"data.path": self.shared.workspace.data_path(data), "run.output": str(self.shared.workspace.runs)}
         if (name or "").strip():
             always["run.name"] = name.strip()
-        return configuration(profile, dict(zip(self.fields, given, strict=True)), always)
+        values = dict(zip(self.fields, given, strict=True))
+        return configuration(profile, values | {ENCODER: self._encoder(values[ENCODER])}, always)
+
+    def _encoder(self, text: str | None) -> str:
+        """The encoder of that name; nothing for an empty field. Raises ConfigError."""
+        return self.shared.workspace.encoder(text.strip()) if text and text.strip() else ""
 
     def _preview(
         self, marked: dict[str, str], data: str, profile: str, name: str | None, *given: str | None
@@ -247,7 +254,12 @@ class TrainPage:
             used = self._profile(profile)
         except EngineError:
             used = "cpu"
-        problems = {s.key: problem(used, s.key, text or "") for s, text in zip(self.settings, given, strict=True)}
+        values = dict(zip(self.fields, given, strict=True))
+        problems = {key: problem(used, key, text or "") for key, text in values.items()}
+        try:
+            self._encoder(values[ENCODER])
+        except ConfigError as error:
+            problems[ENCODER] = str(error)
         now = {key: what for key, what in problems.items() if what}
         marks = [
             gr.skip() if now.get(s.key) == before.get(s.key) else _told(s, now.get(s.key, "")) for s in self.settings
@@ -271,9 +283,11 @@ class TrainPage:
                 raise ConfigError(text)
             id = launch.start(config, profile, origins)
         except EngineError as error:
-            return gr.skip(), gr.update(value=note(in_words(str(error)), problem=True), visible=True), gr.skip()
+            said = gr.update(value=note(in_words(str(error)), problem=True), visible=True)
+            return gr.skip(), said, gr.skip(), gr.skip()
         self.shared.runs.forget()
-        return gr.update(choices=self._runs(), value=id), gr.update(visible=False), ()
+        # The form makes room for the run, which would begin below the screen.
+        return gr.update(choices=self._runs(), value=id), gr.update(visible=False), (), gr.update(open=False)
 
     def _act(self, act):
         def acted(id: str | None):
@@ -294,7 +308,8 @@ class TrainPage:
 
 def _told(setting: Setting, problem: str) -> Any:
     """The field with what is wrong below its title, or with its usual words."""
-    return gr.update(info=f"⚠ {problem}" if problem else setting.words, elem_classes=["wrong"] if problem else [])
+    words = f"⚠ {in_words(problem)}" if problem else setting.words
+    return gr.update(info=words, elem_classes=["wrong"] if problem else [])
 
 
 def build(shared: Shared) -> TrainPage:

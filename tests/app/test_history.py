@@ -111,7 +111,7 @@ def test_validation_the_best_model_and_words(log):
     assert history.metrics == ["P@1", "PSP@1"] and not set(history.metrics) & set(NUMBERS)
     assert list(history.curve("P@1").values) == [0.5, 0.4]
     assert [text for _, text in history.words] == [
-        "hardware  CPU",
+        "hardware: CPU",
         "validation after epoch 1: P@1 50.0 %, the best so far",
         "saved everything at step 10 in 0.5 s",
         "validation after epoch 2: P@1 40.0 %",

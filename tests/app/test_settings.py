@@ -4,7 +4,7 @@ import shlex
 
 import pytest
 
-from app.settings import HIDDEN, MAIN, command, configuration, defaults, problem, settings
+from app.settings import HIDDEN, MAIN, TITLES, WORDS, command, configuration, defaults, problem, settings
 from engine.cli import FLAGS, build_parser
 from engine.config import KEYS, parse_assignment, profile_names, resolve
 from engine.errors import ConfigError
@@ -14,7 +14,21 @@ def test_every_key_is_offered_once_and_in_words():
     offered = [setting.key for setting in settings()]
     assert sorted(offered) == sorted(set(KEYS) - set(HIDDEN))
     assert offered[: len(MAIN)] == list(MAIN)
-    assert all(setting.title and setting.words for setting in settings())
+    assert set(TITLES) == set(WORDS) == set(offered), "the names of keys, and what the command line says, are no words"
+    for section in {setting.section for setting in settings()}:
+        titles = [setting.title for setting in settings() if setting.section == section]
+        assert len(set(titles)) == len(titles), section
+
+
+def test_a_choice_is_a_word_where_it_can_be_nothing_else():
+    found = {setting.key: setting for setting in settings()}
+    usual = ("as the profile says (no)", "")
+    assert found["encoder.compile"].choices("false") == [usual, ("yes", "true"), ("no", "false")]
+    assert found["encoder.trainable"].choices("none") == [usual, ("yes", "all"), ("no", "none")]
+    assert found["rewire.method"].options == ("set", "rigl", "none")
+    assert found["rewire.method"].choices("none")[3] == ("none", "none")
+    assert found["encoder.optimizer_in_backward"].options == ("true", "false", "auto")
+    assert found["classifier.fan_in"].options == found["training.epochs"].options == ()
 
 
 @pytest.mark.parametrize("profile", profile_names())

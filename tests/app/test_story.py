@@ -23,10 +23,14 @@ def folder(tmp_path_factory, tiny_dataset):
 
 
 @pytest.fixture(scope="module")
-def server(folder):
-    process, address = serve(
-        folder / "runs", "--datasets", str(folder / "datasets"), cwd=folder, OMP_NUM_THREADS="1", HF_HUB_OFFLINE="1"
-    )
+def serve_story(folder, tiny_encoder):
+    options = ["--datasets", str(folder / "datasets"), "--encoders", str(tiny_encoder.parent)]
+    return lambda: serve(folder / "runs", *options, cwd=folder, OMP_NUM_THREADS="1", HF_HUB_OFFLINE="1")
+
+
+@pytest.fixture(scope="module")
+def server(folder, serve_story):
+    process, address = serve_story()
     now = [process, address]
     yield now
     stop(now[0])
@@ -90,7 +94,7 @@ def shown(page, run, text):
     page.locator("#run-head", has_text=f"-{run}").get_by_text(text).first.wait_for()
 
 
-def test_data_plan_training_questions(page, server, folder, tiny_encoder):
+def test_data_plan_training_questions(page, server, serve_story, folder, tiny_encoder):
     # The built-in corpus
     open_page(page, "Data")
     page.get_by_role("button", name="Use the built-in corpus").click()
@@ -109,7 +113,7 @@ def test_data_plan_training_questions(page, server, folder, tiny_encoder):
     page.get_by_role("button", name="Start training").wait_for()
     assert field(page, "data.path").input_value().startswith("Python API finder, standard")
     assert field(page, "classifier.fan_in").input_value() == "64"
-    fill_in(page, tiny_encoder, "first", "Python API finder, standard", **{"training.epochs": 40_000})
+    fill_in(page, tiny_encoder.name, "first", "Python API finder, standard", **{"training.epochs": 40_000})
     page.get_by_text(f"{labels}: fan-in 8 of 32").wait_for()
     page.get_by_role("button", name="Start training").click()
     shown(page, "first", re.compile("step [1-9].* of "))
@@ -124,16 +128,16 @@ def test_data_plan_training_questions(page, server, folder, tiny_encoder):
     stop(server[0])
     time.sleep(0.5)
     assert list_runs(folder / "runs")[0].active
-    server[:] = serve(
-        folder / "runs", "--datasets", str(folder / "datasets"), cwd=folder, OMP_NUM_THREADS="1", HF_HUB_OFFLINE="1"
-    )
+    server[:] = serve_story()
     page.goto(server[1])
     open_page(page, "Train")
     shown(page, "first", re.compile("step .* left"))
     # A second training waits for its turn
-    fill_in(page, tiny_encoder, "second", **{"classifier.fan_in": 16})
+    fill_in(page, tiny_encoder.name, "second", **{"classifier.fan_in": 16})
     page.get_by_role("button", name="Start training").click()
     shown(page, "second", re.compile("Waiting for .*first to finish"))
+    page.get_by_role("button", name="Stop waiting").wait_for()
+    assert not page.get_by_role("button", name="Start training").is_visible(), "the form makes room for the run"
     # Stop and save, then go on; the second takes its turn meanwhile
     watch(page, "first")
     page.get_by_role("button", name="Stop and save").click()
@@ -176,7 +180,7 @@ def test_data_plan_training_questions(page, server, folder, tiny_encoder):
 
 def test_a_killed_training_is_failed_with_its_last_words(page, folder, tiny_encoder):
     open_page(page, "Train")
-    fill_in(page, tiny_encoder, "killed", **{"training.epochs": 40_000})
+    fill_in(page, tiny_encoder.name, "killed", **{"training.epochs": 40_000})
     page.get_by_role("button", name="Start training").click()
     shown(page, "killed", re.compile("step [1-9].* of "))
     run = next(run for run in list_runs(folder / "runs") if run.id.endswith("killed"))
@@ -190,13 +194,18 @@ def test_a_killed_training_is_failed_with_its_last_words(page, folder, tiny_enco
 def test_what_cannot_be_is_said_where_it_is_before_anything_starts(page, folder, tiny_encoder):
     before = len(list_runs(folder / "runs"))
     open_page(page, "Train")
-    fill_in(page, tiny_encoder, "none", **{"training.epochs": -4, "training.batch_size": "ten"})
+    fill_in(page, tiny_encoder.name, "none", **{"training.epochs": -4, "training.batch_size": "ten"})
     page.get_by_role("button", name="Start training").click()
     page.get_by_text("⚠ -4 must be at least 1").wait_for()
     page.get_by_text("⚠ 'ten' must be a whole number").wait_for()
     field(page, "training.epochs").fill("2")
     page.get_by_text("⚠ -4 must be at least 1").wait_for(state="detached")
     field(page, "training.batch_size").fill("")
+    field(page, "encoder.name").fill(str(tiny_encoder))
+    page.get_by_text("is no name of a model").first.wait_for()
+    page.get_by_role("button", name="Start training").click()
+    field(page, "encoder.name").fill(tiny_encoder.name)
+    page.get_by_text("is no name of a model").first.wait_for(state="detached")
     page.get_by_role("button", name="All other settings").click()
     page.get_by_role("button", name="Hardware").click()
     field(page, "hardware.memory_gib").fill("0.6")  # less than torch alone takes
@@ -244,7 +253,7 @@ def test_the_keyboard_alone_starts_a_training(page, folder, tiny_encoder):
     reach(page, "New training", "Start training")
     settings = {
         "run.name": "by-hand", "training.epochs": 1, "classifier.fan_in": 8, "data.max_tokens": 16,
-        "encoder.name": tiny_encoder,
+        "encoder.name": tiny_encoder.name,
     }  # fmt: skip
     for key, value in settings.items():
         reach_field(page, key)
@@ -264,6 +273,8 @@ def test_the_keyboard_alone_asks_a_model(page):
         page.keyboard.press("Tab")
         if box.evaluate("field => field === document.activeElement"):
             break
+    else:
+        raise AssertionError("Tab does not reach the text")
     page.keyboard.type("the quick file open", delay=20)
     page.locator("#answer button").first.wait_for()
 

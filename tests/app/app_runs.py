@@ -19,6 +19,7 @@ def save_bundle_of(encoder_folder, path):
     from engine.model.bundle import BundleInfo, save_bundle
     from engine.model.classifier import Classifier, ClassifierShape
     from engine.model.encoder import FeatureHead, load_encoder, load_tokenizer
+    from engine.model.features import FeatureModel
 
     encoder = load_encoder(encoder_folder, "mean", torch.float32)
     shape = ClassifierShape(labels=len(LABELS), head=2, width=encoder.width, fan_in=4, group_size=2)
@@ -35,7 +36,7 @@ def save_bundle_of(encoder_folder, path):
         BundleInfo(shape, "bce", "mean", 16, encoder.width, 0, "tiny", 1),
         encoder,
         load_tokenizer(encoder_folder),
-        FeatureHead(encoder.width, 0, 0.0),
+        FeatureModel(encoder, FeatureHead(encoder.width, 0, 0.0)),
         classifier,
         LabelOrder.from_labels(np.arange(len(LABELS)), shape.head),
         labels_file,

@@ -35,6 +35,7 @@ def make_bundle(
     from engine.model.encoder import FeatureHead, load_encoder, load_tokenizer
     from engine.model.features import FeatureModel
     from engine.model.words import Words
+    from engine.planning.planner import HEAD_WORDS
 
     torch.manual_seed(0)
     encoder = load_encoder(encoder_folder, pooling, torch.float32)
@@ -44,7 +45,8 @@ def make_bundle(
     if words:
         vocabulary = encoder.model.config.vocab_size
         below.words = Words(torch.rand(vocabulary) + 1)
-        shape = replace(shape, words=words, head_words=2 * words, vocabulary=vocabulary)
+        head_words = min(HEAD_WORDS * words, vocabulary // 2)
+        shape = replace(shape, words=words, head_words=head_words, vocabulary=vocabulary)
     classifier = Classifier.new(shape, resolve_backend("torch", "cpu")[0], "cpu", 0)
     for layer in classifier.layers:
         layer.bias.normal_(-4, 1)

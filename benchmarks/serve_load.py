@@ -102,6 +102,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", nargs="?", help="a run or a model folder; without one, a random model is made")
     parser.add_argument("--labels", type=int, default=50_000, help="of the random model (50000)")
+    parser.add_argument("--words", type=int, default=256, help="that a label of it reads beside 64 features (256)")
     parser.add_argument("--clients", type=int, default=16, help="at once (16)")
     parser.add_argument("--seconds", type=float, default=60.0, help="of each measurement (60)")
     parser.add_argument("--alone-seconds", type=float, help="of the one with 1 client (as --seconds)")
@@ -116,7 +117,7 @@ def main() -> int:
             head = options.labels // 20
             model = make_bundle(
                 Path(folder) / "model", find_encoder(ENCODER), options.labels,
-                head=head, fan_in=64, group_size=32, tokens=64,
+                head=head, fan_in=64, group_size=32, tokens=64, words=options.words,
             )  # fmt: skip
         command = [sys.executable, "-m", "engine", "serve", str(model), "--port", "0"]
         command += ["--threads", str(options.threads)] if options.threads else []

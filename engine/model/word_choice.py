@@ -32,12 +32,15 @@ class WordStatistics:
         texts = np.bincount(counts.indices, minlength=vocabulary)
         is_word = texts >= FEWEST_TEXTS
         is_word[special] = False
-        idf = np.where(is_word, np.log(len(rows) / np.maximum(texts, 1)) + 1.0, 0.0)
-        counts.data = (1.0 + np.log(counts.data)) * idf[counts.indices]
+        idf = np.where(is_word, np.log(len(rows) / np.maximum(texts, 1)) + 1.0, 0.0).astype(np.float32)
+        np.log(counts.data, out=counts.data)  # in place: there are as many numbers as tokens
+        counts.data += 1.0
+        counts.data *= idf[counts.indices]
         counts.eliminate_zeros()
-        length = np.sqrt(np.bincount(_row_of(counts), counts.data**2, minlength=len(rows)))
-        counts.data = (counts.data / np.maximum(length, 1e-12)[_row_of(counts)]).astype(np.float32)
-        self.idf, self.weight_NV = idf.astype(np.float32), counts
+        square = counts.multiply(counts).sum(axis=1)
+        length = np.sqrt(np.asarray(square, dtype=np.float32).reshape(-1))
+        counts.data /= np.repeat(np.maximum(length, 1e-12), np.diff(counts.indptr))
+        self.idf, self.weight_NV = idf, counts
 
     def choose(
         self,
@@ -69,7 +72,7 @@ class WordStatistics:
 
 
 def _counts(tokens: Tokens, rows: np.ndarray, vocabulary: int) -> csr_matrix:
-    """[N, V] how often each piece occurs, fp64."""
+    """[N, V] how often each piece occurs, fp32."""
     ids, values, sizes = [], [], []
     for start in range(0, len(rows), BLOCK_TEXTS):
         block = rows[start : start + BLOCK_TEXTS]
@@ -81,7 +84,3 @@ def _counts(tokens: Tokens, rows: np.ndarray, vocabulary: int) -> csr_matrix:
         sizes.append(np.bincount(keys // vocabulary, minlength=len(block)))
     offsets = np.concatenate([[0], np.cumsum(np.concatenate(sizes))])
     return csr_matrix((np.concatenate(values), np.concatenate(ids), offsets), shape=(len(rows), vocabulary))
-
-
-def _row_of(matrix: csr_matrix) -> np.ndarray:
-    return np.repeat(np.arange(matrix.shape[0]), np.diff(matrix.indptr))

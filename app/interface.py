@@ -25,8 +25,7 @@ from app.shared import LARGEST_UPLOAD, QUIET, Shared
 from app.workspace import Workspace
 from engine.runs import RunSummary
 
-REFRESH_SECONDS, IDLE_SECONDS = 2.0, 20.0  # between two looks of a page for news, and where nothing is going on
-ALWAYS_SECONDS = 5.0  # between two looks for whether anything is going on; each takes a browser a tenth of a second
+REFRESH_SECONDS = 2.0
 QUEUE_SECONDS = 0.02
 PAGES = ("data", "plan", "train", "runs", "predict", "system")
 # The page that was open before a reload. It is read before the first page opens.
@@ -43,7 +42,7 @@ def build(workspace: Workspace) -> gr.Blocks:
     """The interface over the runs and datasets of `workspace`."""
     with gr.Blocks(title="fanin", analytics_enabled=False, delete_cache=(3600, 86400), fill_width=True) as interface:
         head = gr.HTML(header(None), elem_id="head")
-        always = gr.Timer(ALWAYS_SECONDS)
+        always = gr.Timer(2 * REFRESH_SECONDS)
         jobs = Jobs(workspace.jobs)
         shared = Shared(workspace, jobs, Machine(jobs), RunList(workspace.runs), Histories())
         # Only the page that is open looks for news. Timers among the tabs would be counted as tabs.
@@ -57,8 +56,7 @@ def build(workspace: Workspace) -> gr.Blocks:
                     pages[name] = import_module(f"app.pages.{name}").build(shared)
         interface.load(None, None, shared.tabs, js=AGAIN, **QUIET)
         said = gr.State()
-        outputs = [head, said, *timers.values()]
-        gr.on([interface.load, always.tick], lambda before: _now(shared, before), [said], outputs, **QUIET)
+        gr.on([interface.load, always.tick], lambda before: _now(shared, before), [said], [head, said], **QUIET)
         for page in pages.values():
             if page is not None:
                 page.connect()
@@ -82,23 +80,11 @@ def _only(opened: str) -> str:
     return f"() => {{ sessionStorage.setItem('page', '{opened}'); return {json.dumps(timers)} }}"
 
 
-def _now(shared: Shared, before: tuple | None) -> tuple[Any, ...]:
-    """The top of the page, what was seen, and how often the open page looks for news.
-
-    That is seldom while nothing is going on; what has just ended is looked at as often as before for a while.
-    """
-    runs, jobs = shared.runs(), shared.jobs.states()
-    active = [run for run in runs if run.active]
+def _now(shared: Shared, before: str | None) -> tuple[Any, Any]:
+    active = [run for run in shared.runs() if run.active]
     training = next((run for run in active if run.state != "queued"), next(iter(active), None))
-    text, states = header(training), (*((run.id, run.state) for run in runs), *jobs)
-    changed = before is not None and states != before[1]
-    running = any(state == "running" for _, state in jobs)
-    seconds = REFRESH_SECONDS if active or running or changed else IDLE_SECONDS
-    now = (text, states, seconds)
-    if now == before:
-        return (gr.skip(),) * (2 + len(PAGES))
-    pace = gr.skip() if before is not None and seconds == before[2] else gr.Timer(seconds)
-    return text if before is None or text != before[0] else gr.skip(), now, *(pace for _ in PAGES)
+    text = header(training)
+    return (gr.skip(), gr.skip()) if text == before else (text, text)
 
 
 def serve(workspace: Workspace, host: str, port: int, auth: tuple[str, str] | None, loopback: bool) -> None:

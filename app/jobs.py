@@ -90,11 +90,6 @@ class Jobs:
         found = (_read(path) for path in self.root.iterdir() if path.name.endswith(f"-{kind}"))
         return sorted(filter(None, found), key=lambda job: job.id, reverse=True)
 
-    def states(self) -> list[tuple[str, str]]:
-        """(id, state) of every job, oldest first."""
-        paths = sorted(self.root.iterdir()) if self.root.is_dir() else []
-        return [(job.id, job.state) for job in filter(None, map(_read, paths))]
-
     def get(self, id: str) -> Job:
         """The job of that id. Raises ConfigError."""
         names = {path.name for path in self.root.iterdir()} if self.root.is_dir() else set()

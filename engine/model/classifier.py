@@ -23,7 +23,7 @@ WEIGHT_STD = 0.02
 BIAS = -6.0
 # Learning rates are those of a label that reads so many columns. The rowwise step is about the same for every column,
 # so that a logit moves by the learning rate times their number; a rate that falls with its root trained best, from 64
-# columns to 384 and for words (benchmarks/results/words-h100.md).
+# columns to 384 and for words (docs/accuracy.md).
 RATE_COLUMNS = 64
 DTYPES = {
     "fp32": torch.float32,

@@ -19,7 +19,7 @@ from torch import Tensor
 from engine.model.features import Tokens
 
 FEWEST_TEXTS = 2  # that have a piece, so that it is a word
-BLOCK_TEXTS = 4096
+BLOCK_TEXTS = 512
 BLOCK_SCORES = 1 << 22  # of groups × V at once
 
 

@@ -303,9 +303,9 @@ def show_command(options: argparse.Namespace) -> None:
     if status["state"] == "stopped":
         print(f"  go on with `engine train --resume {run.path}`")
     if plan:
-        head = (
-            f"fan-in {plan['fan_in']} of {plan['width']}, groups of {plan['group_size']}, {plan['head']:,} head labels"
-        )
+        words = f" and {plan['words']:,} words" if plan.get("words") else ""
+        sharing = f"groups of {plan['group_size']}, {plan['head']:,} head labels"
+        head = f"fan-in {plan['fan_in']} of {plan['width']}{words}, {sharing}"
         print(f"  {counted(plan['labels'], 'label')}, {head}, {plan['weight_dtype']} on {plan['device']}")
     changed = {k: v for k, v in run.read_json("config.json")["origins"].items() if v != "default"}
     values = run.read_json("config.json")["config"]

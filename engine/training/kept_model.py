@@ -1,4 +1,7 @@
-"""Which model of a training is kept: the best on the validation texts, and of equal ones the last, which saw most."""
+"""Which model of a training is kept: the best on the validation texts, and of equal ones the last, which saw most.
+
+The mean of P@k over the cut-offs decides: by P@1 alone a model could be kept whose other labels are half learned.
+"""
 
 from __future__ import annotations
 
@@ -13,10 +16,18 @@ DIGITS = 9  # of a metric; what differs less does so by the order of a sum
 
 
 def score_of(metrics: Mapping[str, float]) -> list[float]:
-    """What models are compared by, the first that differs deciding: P at each cut-off, then nDCG. Empty without any."""
+    """What models are compared by, the first that differs deciding: mean P@k, P at each cut-off, then nDCG at each.
+    Empty without any."""
     found = [re.fullmatch(r"(P|nDCG)@(\d+)", name) for name in metrics]
     keys = sorted((match[1] != "P", int(match[2]), match[0]) for match in found if match)
-    return [0.0 if math.isnan(metrics[key]) else round(metrics[key], DIGITS) for _, _, key in keys]
+    values = [0.0 if math.isnan(metrics[key]) else metrics[key] for _, _, key in keys]
+    return with_mean([round(value, DIGITS) for value in values])
+
+
+def with_mean(values: list[float]) -> list[float]:
+    """values: P at each cut-off, then nDCG at each · returned behind the mean of the former."""
+    cut_offs = len(values) // 2
+    return [round(sum(values[:cut_offs]) / cut_offs, DIGITS), *values] if cut_offs else []
 
 
 def kept_line(run: RunDirectory) -> str | None:

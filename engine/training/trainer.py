@@ -33,7 +33,7 @@ from engine.planning.report import memory_line
 from engine.progress import bar
 from engine.runs import RunDirectory
 from engine.training import checkpoints
-from engine.training.kept_model import kept_line, score_of
+from engine.training.kept_model import kept_line, score_of, with_mean
 from engine.training.optimizers import FlatAdamW
 from engine.training.prepare import Material, classifier_shape
 from engine.training.randomness import REWIRE, seed_of
@@ -63,9 +63,9 @@ class Progress:
 
     @classmethod
     def from_json(cls, stored: dict[str, Any]) -> Progress:
-        """As `vars` gave it. Where `best` is P@1 alone, as it once was, any model with the same P@1 beats it."""
-        best = stored["best"]
-        return cls(**stored | {"best": best if isinstance(best, list) else [best]})
+        """As `vars` gave it. Scores once had no mean P@k: an even number of values, or P@1 alone, which any beats."""
+        best = stored["best"] if isinstance(stored["best"], list) else []
+        return cls(**stored | {"best": best if len(best) % 2 else with_mean(best)})
 
 
 class Trainer:

@@ -21,13 +21,13 @@ def metrics(p1: float, p3: float, ndcg3: float) -> dict:
 @pytest.mark.parametrize(
     ("worse", "better"),
     [
-        (metrics(0.5, 0.9, 0.9), metrics(0.6, 0.1, 0.1)),
-        (metrics(0.5, 0.3, 0.9), metrics(0.5, 0.4, 0.1)),
+        (metrics(0.6, 0.1, 0.9), metrics(0.4, 0.5, 0.1)),  # more right in the mean
+        (metrics(0.4, 0.5, 0.9), metrics(0.5, 0.4, 0.1)),
         (metrics(0.5, 0.3, 0.4), metrics(0.5, 0.3, 0.5)),
         (metrics(float("nan"), 0.3, 0.4), metrics(0.1, 0.3, 0.5)),
     ],
 )
-def test_later_metrics_decide_where_the_first_ones_are_equal(worse, better):
+def test_the_mean_precision_decides_and_where_it_is_equal_the_metrics_one_by_one(worse, better):
     assert score_of(worse) < score_of(better)
 
 
@@ -68,10 +68,15 @@ def test_nothing_is_said_before_the_first_evaluation(tmp_path):
 
 
 def test_what_a_checkpoint_holds_comes_back():
-    progress = Progress(step=7, best=[0.5, 1 / 3], evaluations_since_best=2)
+    progress = Progress(step=7, best=score_of(metrics(0.5, 1 / 3, 0.4)), evaluations_since_best=2)
     assert Progress.from_json(json.loads(json.dumps(vars(progress)))) == progress
 
 
-def test_p1_alone_of_an_older_checkpoint_is_beaten_by_an_equal_one():
-    progress = Progress.from_json(vars(Progress()) | {"best": 0.5})
-    assert score_of(metrics(0.4, 1, 1)) < progress.best < score_of(metrics(0.5, 0, 0))
+def test_scores_of_an_older_checkpoint_are_compared_by_their_mean():
+    score = score_of(metrics(0.5, 0.3, 0.4))
+    assert Progress.from_json(vars(Progress()) | {"best": score[1:]}).best == score
+    assert Progress.from_json(vars(Progress())).best == []
+
+
+def test_p1_alone_of_an_older_checkpoint_is_beaten():
+    assert Progress.from_json(vars(Progress()) | {"best": 0.5}).best < score_of(metrics(0.1, 0, 0))

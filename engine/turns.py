@@ -7,6 +7,7 @@ when the process ends, however it ends.
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Self
 
@@ -16,6 +17,7 @@ TURN_FILE = ".training.lock"
 RUN_FILE = ".lock"
 # Those who wait hold the lock for moments, to look whether an older run waits too.
 PATIENCE_SECONDS = 0.5
+WAIT_SECONDS = 1.0  # between two words of those who wait
 
 
 class ProcessLock:
@@ -45,6 +47,12 @@ class ProcessLock:
             self.problem = "its file system has no locks"
             return False
         return True
+
+    def take_when_free(self, waiting: Callable[[], None]) -> None:
+        """Takes it as soon as no other process holds it; waiting is called meanwhile and may raise. Without it where
+        locks do not work: see `problem`."""
+        while not self.take(WAIT_SECONDS) and self.problem is None:
+            waiting()
 
     def give_back(self) -> None:
         """Does nothing if it is not held."""

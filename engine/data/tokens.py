@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from engine.data.arrays import NpyAppender, open_npy
+from engine.turns import ProcessLock
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -92,7 +93,8 @@ def token_cache(
     max_tokens: texts are cut to this many, special tokens included.
     progress: called with (texts done, all texts) while tokenizing.
 
-    Memory is bounded by a chunk of texts. What is interrupted leaves no cache entry.
+    Memory is bounded by a chunk of texts. What is interrupted leaves no cache entry; what another process makes is
+    waited for.
     """
     key = {
         "layout": _LAYOUT,
@@ -104,10 +106,15 @@ def token_cache(
     digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
     folder = Path(cache) / f"tokens-{split.name}-{digest[:16]}"
     tokens = _open(folder, len(split))
-    if tokens is None:
-        _build(folder, split, tokenizer, max_tokens, progress)
-        tokens = _open(folder, len(split))
-        assert tokens is not None
+    if tokens is not None:
+        return tokens
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with ProcessLock(folder.with_suffix(".lock")) as lock:
+        lock.take_when_free(lambda: progress and progress(0, len(split)))
+        if _open(folder, len(split)) is None:
+            _build(folder, split, tokenizer, max_tokens, progress)
+    tokens = _open(folder, len(split))
+    assert tokens is not None
     return tokens
 
 
@@ -144,10 +151,19 @@ def _build(
                 ids.append(np.concatenate(encoded))
                 if progress:
                     progress(offsets.length - 1, len(split))
-        shutil.rmtree(folder, ignore_errors=True)
-        tmp.replace(folder)
+        _publish(tmp, folder, len(split))
     finally:
         shutil.rmtree(tmp, ignore_errors=True)
+
+
+def _publish(tmp: Path, folder: Path, n_texts: int) -> None:
+    """Renames tmp to folder, unless another process has made a good entry there meanwhile, which may be in use."""
+    try:
+        tmp.replace(folder)
+    except OSError:  # there is one
+        if _open(folder, n_texts) is None:
+            shutil.rmtree(folder, ignore_errors=True)
+            tmp.replace(folder)
 
 
 def _truncating(tokenizer: "PreTrainedTokenizerBase", max_tokens: int) -> "Tokenizer":

@@ -25,7 +25,6 @@ from engine.turns import ProcessLock
 
 FEATURE_BATCH_TOKENS = 4096  # tokens in a batch of the frozen encoder's pass
 FLUSH_BATCHES = 50
-WAIT_SECONDS = 1.0  # for features that another process computes, before it is looked again
 MEAN_ROWS = 8192
 
 
@@ -117,8 +116,7 @@ def cached_features(
     if not file.is_file():
         file.parent.mkdir(parents=True, exist_ok=True)
         with ProcessLock(file.with_suffix(".lock")) as lock:
-            while not lock.take(WAIT_SECONDS) and lock.problem is None:
-                progress(0, len(inputs.tokens))
+            lock.take_when_free(lambda: progress(0, len(inputs.tokens)))
             if not file.is_file():
                 _compute(encoder, inputs, file, device, progress)
     return np.load(file, mmap_mode="r")

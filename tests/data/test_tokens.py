@@ -1,12 +1,14 @@
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from engine import turns
 from engine.data import tokens
 from engine.data.tokens import token_cache, tokenizer_digest
 
@@ -15,6 +17,10 @@ TEXTS = ["Open a file", "open a file in append mode", "the quick brown fox", "un
 
 def _direct(tokenizer, texts, max_tokens) -> list[list[int]]:
     return tokenizer(list(texts), truncation=True, max_length=max_tokens)["input_ids"]
+
+
+def _entries(cache) -> list:
+    return [path for path in cache.iterdir() if path.suffix != ".lock"]
 
 
 def _rows(cached) -> list[list[int]]:
@@ -75,7 +81,7 @@ def test_other_texts_tokenizers_and_limits_have_their_own_entries(make_dataset, 
         (dataset.train, tokenizer, 4),
     ):
         assert _rows(token_cache(split, used, limit, cache)) == _direct(used, split.texts(), limit)
-    assert len(list(cache.iterdir())) == 4
+    assert len(_entries(cache)) == 4
 
 
 @pytest.mark.parametrize("damage", ["truncate", "delete", "empty"])
@@ -98,7 +104,7 @@ def test_an_interruption_leaves_no_entry(make_dataset, make_tokenizer, tmp_path)
 
     with pytest.raises(KeyboardInterrupt):
         token_cache(dataset.train, tokenizer, 8, tmp_path / "cache", stop)
-    assert list((tmp_path / "cache").iterdir()) == []
+    assert _entries(tmp_path / "cache") == []
 
 
 def test_texts_are_tokenized_in_chunks(make_dataset, make_tokenizer, tmp_path, monkeypatch):
@@ -163,3 +169,35 @@ subprocess.run([sys.executable, "-c", "print('child')"], check=True)
     )
     assert sorted(run.stdout.split()) == ["300", "child"]
     assert "parallelism" not in run.stderr
+
+
+def test_several_processes_at_once_get_the_same_tokens_and_make_them_once(
+    make_dataset, make_tokenizer, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(turns, "WAIT_SECONDS", 0.01)
+    dataset, done = make_dataset([(text, []) for text in TEXTS]), []
+    tokenizers = [make_tokenizer() for _ in range(4)]
+    with ThreadPoolExecutor(4) as pool:
+        tasks = [
+            pool.submit(token_cache, dataset.train, each, 8, tmp_path / "cache", lambda *now: done.append(now))
+            for each in tokenizers
+        ]
+        for task in tasks:
+            assert _rows(task.result()) == _direct(tokenizers[0], TEXTS, 8)
+    assert done.count((len(TEXTS), len(TEXTS))) == 1
+
+
+def test_a_good_entry_that_another_process_has_made_meanwhile_stays(
+    make_dataset, make_tokenizer, tmp_path, monkeypatch
+):
+    """As where the file system has no locks: nobody's files are taken away from under them."""
+    dataset, tokenizer, cache = make_dataset([(text, []) for text in TEXTS]), make_tokenizer(), tmp_path / "cache"
+    first = token_cache(dataset.train, tokenizer, 8, cache)
+    (folder,) = _entries(cache)
+    number = folder.stat().st_ino
+    tokens._build(folder, dataset.train, tokenizer, 8, None)
+    assert folder.stat().st_ino == number
+    (folder / "ids.npy").write_bytes(b"damaged")
+    tokens._build(folder, dataset.train, tokenizer, 8, None)
+    assert _rows(token_cache(dataset.train, tokenizer, 8, cache)) == _rows(first)
+    assert _entries(cache) == [folder]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from engine.model import features
+from engine import turns
 from engine.model.features import cached_features
 from engine.turns import ProcessLock
 
@@ -45,7 +45,7 @@ class Encoder:
 
 
 def test_whoever_comes_second_waits_for_the_first(tmp_path, monkeypatch):
-    monkeypatch.setattr(features, "WAIT_SECONDS", 0.01)
+    monkeypatch.setattr(turns, "WAIT_SECONDS", 0.01)
     file, encoder, waited = tmp_path / "cache" / "features.npy", Encoder(), []
     file.parent.mkdir()
     with ProcessLock(file.with_suffix(".lock")) as lock, ThreadPoolExecutor() as pool:
@@ -61,7 +61,7 @@ def test_whoever_comes_second_waits_for_the_first(tmp_path, monkeypatch):
 
 
 def test_several_at_once_compute_them_once(tmp_path, monkeypatch):
-    monkeypatch.setattr(features, "WAIT_SECONDS", 0.01)
+    monkeypatch.setattr(turns, "WAIT_SECONDS", 0.01)
     encoder = Encoder()
     with ThreadPoolExecutor(4) as pool:
         tasks = [
@@ -74,7 +74,7 @@ def test_several_at_once_compute_them_once(tmp_path, monkeypatch):
 
 
 def test_who_waits_can_be_stopped(tmp_path, monkeypatch):
-    monkeypatch.setattr(features, "WAIT_SECONDS", 0.01)
+    monkeypatch.setattr(turns, "WAIT_SECONDS", 0.01)
 
     def stop(*_):
         raise KeyboardInterrupt

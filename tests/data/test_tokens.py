@@ -187,17 +187,15 @@ def test_several_processes_at_once_get_the_same_tokens_and_make_them_once(
     assert done.count((len(TEXTS), len(TEXTS))) == 1
 
 
-def test_a_good_entry_that_another_process_has_made_meanwhile_stays(
-    make_dataset, make_tokenizer, tmp_path, monkeypatch
-):
+def test_a_good_entry_that_another_process_has_made_meanwhile_stays(make_dataset, make_tokenizer, tmp_path):
     """As where the file system has no locks: nobody's files are taken away from under them."""
     dataset, tokenizer, cache = make_dataset([(text, []) for text in TEXTS]), make_tokenizer(), tmp_path / "cache"
-    first = token_cache(dataset.train, tokenizer, 8, cache)
+    first = _rows(token_cache(dataset.train, tokenizer, 8, cache))
     (folder,) = _entries(cache)
     number = folder.stat().st_ino
     tokens._build(folder, dataset.train, tokenizer, 8, None)
     assert folder.stat().st_ino == number
     (folder / "ids.npy").write_bytes(b"damaged")
     tokens._build(folder, dataset.train, tokenizer, 8, None)
-    assert _rows(token_cache(dataset.train, tokenizer, 8, cache)) == _rows(first)
+    assert _rows(token_cache(dataset.train, tokenizer, 8, cache)) == first
     assert _entries(cache) == [folder]

@@ -43,13 +43,6 @@ class Inspections:
         self.jobs = jobs
         self._lock = threading.Lock()
 
-    def stamp(self, id: str) -> int:
-        """Another number when the dataset becomes another; 0 while there is none."""
-        try:
-            return (self.workspace.dataset_path(id) / MANIFEST).stat().st_mtime_ns
-        except (OSError, EngineError):
-            return 0
-
     def look(self, id: str, again: bool = False) -> Look:
         """What is known now of the dataset; asks for what is not. again: also if that has failed before."""
         try:

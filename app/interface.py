@@ -6,7 +6,6 @@ the page, or ending the interface, changes nothing.
 
 from __future__ import annotations
 
-import json
 import os
 from importlib import import_module
 from pathlib import Path
@@ -16,20 +15,21 @@ import gradio as gr
 from starlette.middleware import Middleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
+from app.frames import SlowFrames
 from app.history import Histories
 from app.html import chip
 from app.jobs import Jobs
 from app.machine import Machine
+from app.news import SCRIPT, offer_stamp, pulse
 from app.runlist import RunList
 from app.shared import LARGEST_UPLOAD, QUIET, Shared
 from app.workspace import Workspace
 from engine.runs import RunSummary
 
-REFRESH_SECONDS = 2.0
 QUEUE_SECONDS = 0.02
 PAGES = ("data", "plan", "train", "runs", "predict", "system")
 # The page that was open before a reload. It is read before the first page opens.
-HEAD = "<script>const pageBefore = sessionStorage.getItem('page') || 'data'</script>"
+HEAD = "<script>const pageBefore = sessionStorage.getItem('page') || 'data'</script>" + SCRIPT
 # Whoever opened another page while this one was still loading stays there.
 AGAIN = f"""() => {{
   const opened = sessionStorage.getItem('page') || '{PAGES[0]}';
@@ -42,21 +42,20 @@ def build(workspace: Workspace) -> gr.Blocks:
     """The interface over the runs and datasets of `workspace`."""
     with gr.Blocks(title="fanin", analytics_enabled=False, delete_cache=(3600, 86400), fill_width=True) as interface:
         head = gr.HTML(header(None), elem_id="head")
-        always = gr.Timer(2 * REFRESH_SECONDS)
         jobs = Jobs(workspace.jobs)
         shared = Shared(workspace, jobs, Machine(jobs), RunList(workspace.runs), Histories())
-        # Only the page that is open looks for news. Timers among the tabs would be counted as tabs.
-        timers = {name: gr.Timer(REFRESH_SECONDS, active=name == PAGES[0]) for name in PAGES}
+        offer_stamp(shared)
+        pulses = {name: pulse(name) for name in ("top", *PAGES)}  # among the tabs they would be counted as tabs
         pages = {}
         with gr.Tabs(elem_id="pages") as shared.tabs:
             for name in PAGES:
                 with gr.Tab(name.capitalize(), id=name) as tab:
-                    tab.select(None, None, [*timers.values()], js=_only(name), **QUIET)
-                    shared.ticks = [interface.load, tab.select, timers[name].tick]
+                    tab.select(None, None, None, js=f"() => {{ sessionStorage.setItem('page', '{name}') }}", **QUIET)
+                    shared.ticks = [interface.load, tab.select, pulses[name].tick]
                     pages[name] = import_module(f"app.pages.{name}").build(shared)
         interface.load(None, None, shared.tabs, js=AGAIN, **QUIET)
         said = gr.State()
-        gr.on([interface.load, always.tick], lambda before: _now(shared, before), [said], [head, said], **QUIET)
+        gr.on([interface.load, pulses["top"].tick], lambda before: _now(shared, before), [said], [head, said], **QUIET)
         for page in pages.values():
             if page is not None:
                 page.connect()
@@ -70,14 +69,6 @@ def header(active: RunSummary | None) -> str:
         share = f" {active.step / active.total:.0%}" if active.total else ""
         now = chip(active.state, f"{active.id}: {active.state}{share}")
     return f'<header class="top">{TITLE}{now}</header>'
-
-
-def _only(opened: str) -> str:
-    """JavaScript that starts the timer of one page and stops the others, and remembers the page. In the browser, since
-    answers of a server may arrive in another order than two pages were opened in.
-    """
-    timers = [{"__type__": "update", "active": name == opened} for name in PAGES]
-    return f"() => {{ sessionStorage.setItem('page', '{opened}'); return {json.dumps(timers)} }}"
 
 
 def _now(shared: Shared, before: str | None) -> tuple[Any, Any]:
@@ -110,7 +101,12 @@ def serve(workspace: Workspace, host: str, port: int, auth: tuple[str, str] | No
         mcp_server=False,
         pwa=False,
         ssr_mode=False,
-        app_kwargs={"middleware": [Middleware(TrustedHostMiddleware, allowed_hosts=names, www_redirect=False)]},
+        app_kwargs={
+            "middleware": [
+                Middleware(TrustedHostMiddleware, allowed_hosts=names, www_redirect=False),
+                Middleware(SlowFrames),
+            ]
+        },
         footer_links=[],
         theme=theme(),
         head=HEAD,

@@ -25,6 +25,7 @@ from typing import Any
 
 import psutil
 
+from app.runlist import changed_at
 from engine.errors import ConfigError
 from engine.runs import CREATE_TIME_TOLERANCE
 
@@ -89,6 +90,17 @@ class Jobs:
             return []
         found = (_read(path) for path in self.root.iterdir() if path.name.endswith(f"-{kind}"))
         return sorted(filter(None, found), key=lambda job: job.id, reverse=True)
+
+    def states(self) -> list[tuple[str, str]]:
+        """(id, state) of every job, oldest first. Those that have ended are only looked at."""
+        if not self.root.is_dir():
+            return []
+        found = []
+        for path in sorted(path for path in self.root.iterdir() if path.is_dir()):
+            ended = changed_at(path / "exit")
+            job = None if ended else _read(path)
+            found.append((path.name, f"ended {ended}" if ended else job.state if job else "none"))
+        return found
 
     def get(self, id: str) -> Job:
         """The job of that id. Raises ConfigError."""

@@ -47,10 +47,11 @@ class RunList:
         except OSError:
             return ()
         # A run that ends writes its status last; the files of one that is active are read anyway.
-        return tuple((path, _changed(f"{path}/status.json")) for path in folders)
+        return tuple((path, changed_at(f"{path}/status.json")) for path in folders)
 
 
-def _changed(file: str) -> int:
+def changed_at(file: str | Path) -> int:
+    """Nanoseconds since the epoch; 0 while there is no such file."""
     try:
         return os.stat(file).st_mtime_ns
     except OSError:

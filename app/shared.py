@@ -24,9 +24,10 @@ QUIET = {**PRIVATE, "show_progress": "hidden"}  # of events that refresh somethi
 @dataclass
 class Shared:
     """ticks: the events on which the page that is being built looks for news: the loading of the interface, its
-    opening, and a timer while it is open · tabs: to go to another page, see `go` · choices: by name, the dropdowns
-    through which another page sets what a page works on, each with a function of what it offers, see `set_to` · take: a
-    function of settings by key that gives the updates of the form of a new training, and the components of that form.
+    opening, and news while it is open, see `app.news` · tabs: to go to another page, see `go` · choices: by name, the
+    dropdowns through which another page sets what a page works on, each with a function of what it offers, see `set_to`
+    · take: a function of settings by key that gives the updates of the form of a new training, and the components of
+    that form.
     """
 
     workspace: Workspace

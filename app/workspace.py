@@ -9,6 +9,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from app.runlist import changed_at
 from engine.data.builtin import BUILT_IN, folder_of
 from engine.data.manifest import MANIFEST, read_manifest
 from engine.errors import ConfigError, DataError
@@ -52,6 +53,10 @@ class Workspace:
         if id not in self.dataset_ids():
             raise ConfigError("this dataset is not there any more; choose another")
         return folder_of(id) if id in BUILT_IN else self.datasets / id
+
+    def dataset_stamp(self, id: str) -> int:
+        """Another number when the dataset becomes another; 0 while there is none."""
+        return changed_at(self.dataset_path(id) / MANIFEST) if id in self.dataset_ids() else 0
 
     def data_path(self, id: str) -> str:
         """What `data.path` has to be for that dataset. Raises ConfigError."""

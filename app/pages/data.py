@@ -131,7 +131,11 @@ class DataPage:
         if now["choices"] != before.get("choices") or value != chosen:
             updates[self.dataset] = offer(now["choices"], chosen, value)
         now["shown"] = before.get("shown")
-        if not before or now["shown"][:2] != (value, self.inspections.stamp(value)) or now["shown"][2] == "running":
+        if (
+            not before
+            or now["shown"][:2] != (value, self.workspace.dataset_stamp(value))
+            or now["shown"][2] == "running"
+        ):
             updates |= self._show(value, now, leaf if value == chosen else 0)
         if now == seen and not updates:
             return gr.skip()
@@ -139,17 +143,17 @@ class DataPage:
 
     def _tell(self, id: str | None, told: bool) -> list[Any]:
         """What other pages are told of a dataset that was chosen or imported, not of the first one shown."""
-        if not (told and id and self.inspections.stamp(id)):
+        if not (told and id and self.workspace.dataset_stamp(id)):
             return [True, gr.skip(), gr.skip()]
         return [True, *(self.shared.set_to(page, id) for page in ("plan", "train"))]
 
     def _first(self, ids: list[str]) -> str:
         """What is shown when nothing is chosen: a dataset that is there, best one's own."""
-        return next((id for id in [*ids[len(BUILT_IN) :], *ids] if self.inspections.stamp(id)), SMALL)
+        return next((id for id in [*ids[len(BUILT_IN) :], *ids] if self.workspace.dataset_stamp(id)), SMALL)
 
     def _show(self, id: str, seen: dict[str, Any], leaf: int = 0, again: bool = False) -> dict[Any, Any]:
         """Updates that show a dataset; `seen` learns of it."""
-        stamp = self.inspections.stamp(id)
+        stamp = self.workspace.dataset_stamp(id)
         look = self.inspections.look(id, again)
         before, seen["shown"] = seen.get("shown"), (id, stamp, look.state)
         if look.state == "running" and before == seen["shown"]:

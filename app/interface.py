@@ -26,7 +26,7 @@ from app.shared import LARGEST_UPLOAD, QUIET, Shared
 from app.workspace import Workspace
 from engine.runs import RunSummary
 
-QUEUE_SECONDS = 0.02
+QUEUE_SECONDS = 0.05
 PAGES = ("data", "plan", "train", "runs", "predict", "system")
 # The page that was open before a reload. It is read before the first page opens.
 HEAD = "<script>const pageBefore = sessionStorage.getItem('page') || 'data'</script>" + SCRIPT
@@ -87,7 +87,8 @@ def serve(workspace: Workspace, host: str, port: int, auth: tuple[str, str] | No
     names = ["localhost", "127.0.0.1", "::1", "[::1]", host] if loopback else ["*"]
     interface = build(workspace)
     interface.queue(max_size=64, default_concurrency_limit=8)
-    # Gradio looks for work a thousand times a second, which takes 4 % of a core for nothing.
+    # Gradio looks for work a thousand times a second, which takes 4 % of a core for nothing. Only the calls of programs
+    # go through its queue.
     interface._queue.sleep_when_free = QUEUE_SECONDS
     interface.launch(
         server_name=f"[{host}]" if ":" in host else host,

@@ -13,7 +13,7 @@ import gradio as gr
 from app.shared import Shared
 
 ASK_SECONDS = 2.0
-ANYWAY_SECONDS = 60.0  # whatever the stamp may miss is seen after so long
+ANYWAY_SECONDS = 300.0  # whatever the stamp may miss is seen after so long
 # Every page, and the top of all of them, puts into `pulses` what lets it look. Only the page that is open does; after
 # news it looks twice, since an event that comes while the one before is still under way is dropped.
 SCRIPT = f"""<script>

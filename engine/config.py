@@ -55,10 +55,10 @@ class Encoder:
     pooling: Literal["mean", "cls"] = key("mean", "how token vectors become one feature vector")
     trainable: Literal["all", "none"] = key("all", "none: features are computed once and cached on disk")
     optimizer: Literal["adamw8bit", "adamw"] = key("adamw8bit", "for encoder and intermediate layer")
-    learning_rate: float = key(5e-5, "peak learning rate of the encoder", at_least=0.0)
+    learning_rate: float = key(1e-4, "peak learning rate of the encoder", at_least=0.0)
     weight_decay: float = key(0.01, "decoupled weight decay of the encoder", at_least=0.0)
     clip_norm: float = key(1.0, "gradient clipping of the encoder; 0: none", at_least=0.0)
-    dropout: float = key(0.2, "dropout on the features that the classifier reads", at_least=0.0, at_most=0.95)
+    dropout: float = key(0.1, "dropout on the features that the classifier reads", at_least=0.0, at_most=0.95)
     checkpointing: str = key("auto", "activation checkpointing: auto, off, or every_n (every n-th layer)")
     optimizer_in_backward: bool | Auto = key(
         "auto", "update each matrix as soon as its gradient is there: less memory, clipped one by one"

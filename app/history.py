@@ -90,6 +90,8 @@ class History:
                 if event.get(name) is not None:
                     self._of(name).add(event["step"], event[name])
             self.eta_seconds, self.spoken_at = event.get("eta_seconds"), event["time"]
+        elif kind == "message" and event.get("text", "").startswith("resuming"):
+            self.eta_seconds = None  # that of the session before
         elif kind == "eval":
             for name, value in event["metrics"].items():
                 if name.startswith(("P@", "PSP@")) and "/" not in name and value is not None:

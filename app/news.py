@@ -6,6 +6,7 @@ A look is an event of gradio, which costs a browser a tenth of a second; the sta
 from __future__ import annotations
 
 import hashlib
+import secrets
 import time
 
 import gradio as gr
@@ -14,11 +15,18 @@ from app.shared import Shared
 
 ASK_SECONDS = 2.0
 ANYWAY_SECONDS = 300.0  # whatever the stamp may miss is seen after so long
+# A server that was started again knows nothing of what was offered on the page and refuses what is chosen there, and so
+# does one whose page has slept for longer: the page is loaded again, which keeps what is open.
+FORGOTTEN_SECONDS = 1800.0
+SERVER = secrets.token_hex(4)
 # Every page, and the top of all of them, puts into `pulses` what lets it look. Only the page that is open does; after
 # news it looks twice, since an event that comes while the one before is still under way is dropped.
 SCRIPT = f"""<script>
-const pulses = {{}}, asking = {{stamp: null, looks: 0, busy: false}};
+const pulses = {{}};
+const asking = {{stamp: null, looks: 0, busy: false, server: null, at: Date.now(), slept: false, failed: 0}};
 async function askForNews() {{
+  asking.slept ||= Date.now() - asking.at > {1000 * FORGOTTEN_SECONDS:.0f};
+  asking.at = Date.now();
   if (document.hidden || asking.busy || !window.gradio_config) return;
   asking.busy = true;
   try {{
@@ -26,8 +34,12 @@ async function askForNews() {{
     const answer = await fetch(`${{root}}${{api_prefix}}/run/news`, {{
       method: 'POST', headers: {{'Content-Type': 'application/json'}}, body: '{{"data": []}}',
     }});
-    if (answer.ok) {{
-      const [stamp] = (await answer.json()).data;
+    const [server, stamp] = answer.ok ? (await answer.json()).data[0].split(' ') : [null, null];
+    const another = asking.server && (answer.status === 401 || (server && server !== asking.server));
+    asking.failed = 0;
+    if (another || (server && asking.slept)) return location.reload();
+    if (server) {{
+      asking.server = server;
       if (stamp !== asking.stamp) asking.looks = 2;
       asking.stamp = stamp;
       if (asking.looks > 0) {{
@@ -37,8 +49,9 @@ async function askForNews() {{
       }}
     }}
   }} catch {{
-    // the interface has ended, which gradio says; it is asked again
+    asking.failed += 1; // the interface has ended; it is asked again
   }} finally {{
+    document.body.classList.toggle('ended', asking.failed > 1);
     asking.busy = false;
   }}
 }}
@@ -56,7 +69,7 @@ def offer_stamp(shared: Shared) -> None:
     """Lets pages ask for the stamp; call it inside the Blocks."""
 
     def news() -> str:
-        return stamp(shared, time.monotonic())
+        return f"{SERVER} {stamp(shared, time.monotonic())}"
 
     gr.api(news, api_name="news", api_visibility="undocumented", queue=False)
 

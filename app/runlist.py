@@ -5,10 +5,13 @@ from __future__ import annotations
 import os
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 from engine.runs import RunSummary, list_runs
+from engine.training.new_run import UNSTARTED
 
+STARTING_SECONDS = 20.0
 FRESH_SECONDS = 1.0  # pages that ask within this time share one look
 
 
@@ -29,7 +32,7 @@ class RunList:
                 signature = self._sign()
                 # Whether an active run lives is no matter of its files.
                 if signature != self._signature or any(run.active for run in self._runs):
-                    self._runs, self._signature = list_runs(self.root), signature
+                    self._runs, self._signature = [_begun(run) for run in list_runs(self.root)], signature
                 self._looked = now
             return self._runs
 
@@ -48,6 +51,13 @@ class RunList:
             return ()
         # A run that ends writes its status last; the files of one that is active are read anyway.
         return tuple((path, changed_at(f"{path}/status.json")) for path in folders)
+
+
+def _begun(run: RunSummary) -> RunSummary:
+    """A run that was just made is being started, as its process will say in some seconds."""
+    if run.message != UNSTARTED or not 0 <= time.time() - run.started < STARTING_SECONDS:
+        return run
+    return replace(run, state="preparing", message="starting")
 
 
 def changed_at(file: str | Path) -> int:

@@ -38,7 +38,8 @@ def build(shared: Shared) -> None:
 
     def refresh(before: tuple | None) -> Any:
         asking, found, problem = machine.asking, machine.report, machine.problem
-        now = (asking, id(found), problem)
+        there = ([run.id for run in shared.runs()], workspace.dataset_ids())
+        now = (asking, id(found), problem, there)
         if now == before:
             return gr.skip()
         updates: dict[Any, Any] = {shown: now, again: gr.update(interactive=not asking)}

@@ -11,6 +11,7 @@ from engine.errors import ConfigError, DataError
 from engine.runs import RunDirectory
 
 MAY_CHANGE = ("classifier.allow_lower_fan_in",)  # when a run is resumed
+UNSTARTED = "made, not started yet"  # message of a run that no process has begun
 PACKAGES = ("torch", "transformers", "accelerate", "bitsandbytes", "numpy", "fanin")
 
 
@@ -24,7 +25,7 @@ def create_run(config: RunConfig, profile: str, origins: dict[str, str]) -> RunD
     config = _with_absolute_paths(config)
     name = config.run.name or Path(config.data.path).name
     try:
-        run = RunDirectory.create(Path(config.run.output), name, "stopped", "made, not started yet")
+        run = RunDirectory.create(Path(config.run.output), name, "stopped", UNSTARTED)
     except OSError as error:
         raise ConfigError(
             f"run.output = {config.run.output}: no folder can be made there ({error.strerror})"

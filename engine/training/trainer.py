@@ -49,7 +49,8 @@ LOG_STEPS = 20  # steps between two looks at the loss, which is when the device 
 @dataclass
 class Progress:
     """Where training stands; a checkpoint's `state.json` holds it. position: batches done in the epoch · best: score of
-    the model that is kept · evaluations_since_best: since one was better than all before; equal is not better."""
+    the model that is kept · evaluations_since_best: since one was better than all before; equal is not better ·
+    seconds: of steps · wall: of all sessions, up to the last checkpoint."""
 
     step: int = 0
     epoch: int = 0
@@ -98,7 +99,7 @@ class Trainer:
         if config.training.max_steps:
             self.total = min(self.total, config.training.max_steps)
         self.finite = torch.ones((), dtype=torch.bool, device=self.device)
-        self.saved_at = time.monotonic()
+        self.began = self.saved_at = time.monotonic()
         self.notches_before = plan.notches  # of earlier sessions of the run
 
     # Memory
@@ -344,6 +345,7 @@ class Trainer:
         """Writes a checkpoint, and returns it. When the disk does not take it: raises if `must`, else says so, returns
         None, and training goes on."""
         self._require_finite()
+        self.progress.wall = time.monotonic() - self.began
         tensors = {
             "classifier": self.classifier.tensors(),
             "order": {"label_at": torch.from_numpy(self.order.label_at)},

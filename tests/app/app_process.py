@@ -11,11 +11,11 @@ from pathlib import Path
 REPOSITORY = Path(__file__).parents[2]
 
 
-def serve(root, *options, cwd=REPOSITORY, **environment):
-    """A running `python -m app` over the runs in `root`, and its address."""
+def serve(root, *options, port=None, cwd=REPOSITORY, **environment):
+    """A running `python -m app` over the runs in `root`, and its address; at a free port unless one is given."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+        port = port or free.getsockname()[1]
     output = tempfile.TemporaryFile("a+")  # noqa: SIM115 - open as long as the process
     paths = filter(None, (str(REPOSITORY), os.environ.get("PYTHONPATH")))
     process = subprocess.Popen(

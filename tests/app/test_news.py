@@ -5,6 +5,7 @@ import time
 import urllib.request
 from itertools import pairwise
 from types import SimpleNamespace
+from unittest import mock
 
 import pytest
 from app_process import serve, stop
@@ -14,10 +15,12 @@ from app.frames import SCRIPT, SlowFrames
 from app.history import Histories
 from app.jobs import Jobs
 from app.news import ANYWAY_SECONDS, ASK_SECONDS, stamp
-from app.runlist import RunList
+from app.runlist import STARTING_SECONDS, RunList
 from app.shared import Shared
 from app.workspace import Workspace
+from engine.config import resolve
 from engine.data.store import DatasetWriter
+from engine.training.new_run import create_run
 
 
 @pytest.fixture
@@ -122,6 +125,38 @@ def test_an_open_page_sees_a_run_come_and_then_draws_few_frames(tmp_path, browse
         page.close()
     finally:
         stop(process)
+
+
+def test_a_page_says_that_the_interface_has_ended_and_is_loaded_again_by_another(tmp_path, browser):
+    make_run(tmp_path / "runs", "20260101-000000-mine", "stopped", 5, 10)
+    process, address = serve(tmp_path / "runs", "--datasets", str(tmp_path / "datasets"))
+    page = browser.new_page()
+    try:
+        page.goto(address)
+        page.get_by_role("tab", name="Train").click()
+        page.get_by_text("step 5 of 10").wait_for()
+        page.wait_for_function("() => asking.server")
+        stop(process)
+        page.wait_for_function("() => document.body.classList.contains('ended')")
+        port = int(address.rstrip("/").rpartition(":")[2])
+        process, _ = serve(tmp_path / "runs", "--datasets", str(tmp_path / "datasets"), port=port)
+        make_run(tmp_path / "runs", "20260102-000000-new", "training", 7, 10)
+        page.get_by_text("step 7 of 10").wait_for()
+        assert not page.evaluate("document.body.classList.contains('ended')")
+    finally:
+        page.close()
+        stop(process)
+
+
+def test_a_run_that_was_just_made_is_being_started(shared):
+    config, origins = resolve("cpu", {"run.output": str(shared.workspace.runs)}, {})
+    create_run(config, "cpu", origins)
+    (seen,) = shared.runs()
+    assert (seen.state, seen.message, seen.active) == ("preparing", "starting", True)
+    shared.runs.forget()
+    with mock.patch("app.runlist.time.time", return_value=time.time() + STARTING_SECONDS + 1):
+        (seen,) = shared.runs()
+    assert seen.state == "stopped"
 
 
 def test_the_stamp_is_for_those_who_may_see_the_pages(tmp_path):

@@ -139,8 +139,8 @@ def test_a_page_says_that_the_interface_has_ended_and_is_loaded_again_by_another
         stop(process)
         page.wait_for_function("() => document.body.classList.contains('ended')")
         port = int(address.rstrip("/").rpartition(":")[2])
-        process, _ = serve(tmp_path / "runs", "--datasets", str(tmp_path / "datasets"), port=port)
         make_run(tmp_path / "runs", "20260102-000000-new", "training", 7, 10)
+        process, _ = serve(tmp_path / "runs", "--datasets", str(tmp_path / "datasets"), port=port)
         page.get_by_text("step 7 of 10").wait_for()
         assert not page.evaluate("document.body.classList.contains('ended')")
     finally:

@@ -37,9 +37,10 @@ def test_the_command_shown_makes_the_plan_shown(changes, capsys):
     wishes = wished(**changes)
     assert main([*shlex.split(wishes.plan_command(None))[1:], "--json"]) == 0
     printed = json.loads(capsys.readouterr().out)
-    assert {key: printed[key] for key in make_plan(wishes.problem(None, None)).to_json()} == make_plan(
-        wishes.problem(None, None)
-    ).to_json()
+    planned = make_plan(wishes.problem(None, None)).to_json()
+    if wishes.card == CPU:  # whose memory is what is free at that moment
+        assert printed["budget_bytes"] == pytest.approx(planned.pop("budget_bytes"), rel=0.1)
+    assert {key: printed[key] for key in planned} == planned
 
 
 @pytest.mark.parametrize("trained", [False, True])

@@ -17,8 +17,11 @@ const frame = window.requestAnimationFrame.bind(window);
 let awake = 0;
 function wake() {{ awake = performance.now(); }}
 for (const kind of ['pointermove', 'pointerdown', 'keydown', 'wheel', 'focusin']) addEventListener(kind, wake, true);
+const cancel = window.cancelAnimationFrame.bind(window);
+// What waits has a negative number, so that it can be told from a frame when it is to be cancelled.
 window.requestAnimationFrame = draw => performance.now() - awake < {1000 * SECONDS_AWAKE:.0f}
-  ? frame(draw) : setTimeout(() => frame(draw), {1000 * SLOW_FRAME_SECONDS:.0f});
+  ? frame(draw) : -setTimeout(() => frame(draw), {1000 * SLOW_FRAME_SECONDS:.0f});
+window.cancelAnimationFrame = number => number < 0 ? clearTimeout(-number) : cancel(number);
 </script>"""
 
 

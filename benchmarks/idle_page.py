@@ -9,15 +9,12 @@ from __future__ import annotations
 
 import argparse
 import platform
-import shutil
-import socket
-import subprocess
-import sys
 import time
 from importlib.metadata import version
+from pathlib import Path
 
 import psutil
-from screenshots import BROWSERS, wait_for
+from screenshots import chromium, interface
 
 from app.interface import PAGES
 
@@ -43,40 +40,29 @@ def share(processes: list[psutil.Process], before: dict[int, float], seconds: fl
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seconds", type=float, default=30.0, help="looked at each page")
-    parser.add_argument("--runs", default="runs")
-    parser.add_argument("--datasets", default="datasets")
+    parser.add_argument("--runs", type=Path, default=Path("runs"))
+    parser.add_argument("--datasets", type=Path, default=Path("datasets"))
     options = parser.parse_args()
     from playwright.sync_api import sync_playwright
 
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, "-m", "app", "--port", str(port), "--runs", options.runs, "--datasets", options.datasets]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-    try:
-        address = f"http://127.0.0.1:{port}/"
-        wait_for(address)
-        with sync_playwright() as playwright:
-            found = next(filter(None, map(shutil.which, BROWSERS)))
-            browser = playwright.chromium.launch(executable_path=found, args=["--no-sandbox", "--disable-gpu"])
-            page = browser.new_page(viewport={"width": 1280, "height": 800})
-            page.goto(address)
+    with interface(options.runs, options.datasets) as (address, pid), sync_playwright() as playwright:
+        browser = chromium(playwright)
+        page = browser.new_page(viewport={"width": 1280, "height": 800})
+        page.goto(address)
+        time.sleep(SETTLE_SECONDS)
+        print(f"{platform.machine()}, gradio {version('gradio')}, Chromium {browser.version}\n")
+        print("| page | server | browser |\n|---|---|---|")
+        for name in PAGES:
+            page.get_by_role("tab", name=name.capitalize()).click()
             time.sleep(SETTLE_SECONDS)
-            print(f"{platform.machine()}, gradio {version('gradio')}, Chromium {browser.version}\n")
-            print("| page | server | browser |\n|---|---|---|")
-            for name in PAGES:
-                page.get_by_role("tab", name=name.capitalize()).click()
-                time.sleep(SETTLE_SECONDS)
-                shown = [each for each in psutil.Process().children(recursive=True) if "chrom" in each.name()]
-                server = [psutil.Process(process.pid)]
-                before, began = processor_seconds([*server, *shown]), time.monotonic()
-                time.sleep(options.seconds)
-                seconds = time.monotonic() - began
-                served, drawn = share(server, before, seconds), share(shown, before, seconds)
-                print(f"| {name.capitalize()} | {served:.1%} | {drawn:.1%} |", flush=True)
-            browser.close()
-    finally:
-        process.terminate()
+            shown = [each for each in psutil.Process().children(recursive=True) if "chrom" in each.name()]
+            server = [psutil.Process(pid)]
+            before, began = processor_seconds([*server, *shown]), time.monotonic()
+            time.sleep(options.seconds)
+            seconds = time.monotonic() - began
+            served, drawn = share(server, before, seconds), share(shown, before, seconds)
+            print(f"| {name.capitalize()} | {served:.1%} | {drawn:.1%} |", flush=True)
+        browser.close()
 
 
 if __name__ == "__main__":

@@ -18,7 +18,10 @@ import subprocess
 import sys
 import time
 import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 LOOKS = {"light": ("light", 1280, 800), "dark": ("dark", 1280, 800), "phone": ("light", 390, 844)}
 LARGEST = 200 * 1024  # bytes
@@ -37,32 +40,42 @@ def main() -> None:
     options.output.mkdir(parents=True, exist_ok=True)
     from playwright.sync_api import sync_playwright
 
+    with interface(options.runs, options.datasets) as (address, _), sync_playwright() as playwright:
+        browser = chromium(playwright)
+        for look, (scheme, width, height) in LOOKS.items():
+            page = browser.new_page(viewport={"width": width, "height": height}, color_scheme=scheme)
+            page.goto(address)
+            for name, prepare in PAGES.items():
+                open_page(page, name.capitalize())
+                prepare(page, options)
+                page.wait_for_timeout(1500)
+                page.evaluate("document.activeElement.blur()")
+                save(page.screenshot(), options.output / f"{name}-{look}.png")
+            page.close()
+        browser.close()
+
+
+@contextmanager
+def interface(runs: Path, datasets: Path) -> Iterator[tuple[str, int]]:
+    """(address, process id) of an interface over these folders, at a free port, once it answers."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [sys.executable, "-m", "app", "--port", str(port)]
-    command += ["--runs", str(options.runs), "--datasets", str(options.datasets)]
+    command = [sys.executable, "-m", "app", "--port", str(port), "--runs", str(runs), "--datasets", str(datasets)]
     server = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     try:
         address = f"http://127.0.0.1:{port}/"
         wait_for(address)
-        with sync_playwright() as playwright:
-            found = next(filter(None, map(shutil.which, BROWSERS)))
-            browser = playwright.chromium.launch(executable_path=found, args=["--no-sandbox", "--disable-gpu"])
-            for look, (scheme, width, height) in LOOKS.items():
-                page = browser.new_page(viewport={"width": width, "height": height}, color_scheme=scheme)
-                page.goto(address)
-                for name, prepare in PAGES.items():
-                    open_page(page, name.capitalize())
-                    prepare(page, options)
-                    page.wait_for_timeout(1500)
-                    page.evaluate("document.activeElement.blur()")
-                    save(page.screenshot(), options.output / f"{name}-{look}.png")
-                page.close()
-            browser.close()
+        yield address, server.pid
     finally:
         server.terminate()
         server.wait()
+
+
+def chromium(playwright: Any) -> Any:
+    """A browser without a window."""
+    found = next(filter(None, map(shutil.which, BROWSERS)))
+    return playwright.chromium.launch(executable_path=found, args=["--no-sandbox", "--disable-gpu"])
 
 
 def wait_for(address: str) -> None:

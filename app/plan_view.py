@@ -54,6 +54,10 @@ def gauge(problem: Problem, predicted: int, here: bool) -> str:
     return _bar(title, [part for part in parts if part[1]], max(0, left), "free")
 
 
+def _clusters(count: int) -> str:
+    return f"for each of {count} clusters of labels" if count else "of clusters of labels"
+
+
 def choice(plan: Plan) -> str:
     """What was chosen, in numbers."""
     dense = plan.labels * plan.width * WEIGHT_BYTES[plan.weight_dtype]
@@ -62,6 +66,7 @@ def choice(plan: Plan) -> str:
     rows = [
         ("Features a label reads (fan-in)", f"{plan.fan_in:,} of {plan.width:,}", f"{plan.sparsity:.0%} sparse"),
         ("Words a label reads", f"{plan.words:,}" if plan.words else "none", "of the text, beside the features"),
+        ("Local features", f"{plan.local:,}" if plan.clusters else "none", _clusters(plan.clusters)),
         ("Labels sharing features", "none" if is_dense else f"{plan.group_size}", "group size"),
         ("Labels kept dense", f"{plan.head:,}", f"{percent(plan.head / plan.labels, 0)}, the most frequent"),
         ("Classifier", size(plan.classifier_bytes), f"{plan.weight_dtype}; dense weights: {size(dense)}"),

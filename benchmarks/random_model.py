@@ -21,6 +21,7 @@ def make_bundle(
     pooling: str = "mean",
     tokens: int = 16,
     words: int = 0,
+    clusters: int = 0,
 ) -> Path:
     """A model bundle in `path`, its labels named label-0, label-1, ..., in a shuffled label order."""
     import numpy as np
@@ -41,13 +42,23 @@ def make_bundle(
     encoder = load_encoder(encoder_folder, pooling, torch.float32)
     center = torch.randn(encoder.width) * 0.1 if centered else None
     below = FeatureModel(encoder, FeatureHead(encoder.width, intermediate, 0.0, center))
-    shape = ClassifierShape(labels, head, below.width, fan_in, group_size, "rowwise", weight_dtype)
+    width = below.head.width
+    shape = ClassifierShape(labels, head, width, fan_in, group_size, "rowwise", weight_dtype)
+    if clusters:
+        shape = replace(shape, clusters=clusters, local=fan_in)
+        below.head.add_local(clusters * fan_in)
+        torch.nn.init.normal_(below.head.local.weight, std=0.3)
+        torch.nn.init.normal_(below.head.local.bias)
     if words:
         vocabulary = encoder.model.config.vocab_size
-        below.words = Words(torch.rand(vocabulary) + 1)
+        idf = torch.rand(vocabulary) + 1
+        idf[load_tokenizer(encoder_folder).all_special_ids] = 0.0
+        below.words = Words(idf)
         head_words = min(HEAD_WORDS * words, vocabulary // 2)
         shape = replace(shape, words=words, head_words=head_words, vocabulary=vocabulary)
     classifier = Classifier.new(shape, resolve_backend("torch", "cpu")[0], "cpu", 0)
+    if clusters:
+        classifier.read_local()
     for layer in classifier.layers:
         layer.bias.normal_(-4, 1)
         layer.weight.copy_(torch.randn(layer.weight.shape) * 0.1 * layer.scale)

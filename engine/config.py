@@ -44,8 +44,10 @@ class Data:
     validation_fraction: float = key(
         0.05, "share of train held out to choose the best model (at most 10,000 instances)", at_least=0.0, at_most=0.5
     )
-    augment_with_labels: bool = key(
-        False, "train on the text of every label that has one as well, with that label alone"
+    augment_with_labels: bool | Auto = key(
+        "auto",
+        "train on the text of every label that has one as well, with that label alone; auto: where labels are texts "
+        "like the instances (there are reciprocal filters)",
     )
 
 
@@ -105,6 +107,19 @@ class Words:
         at_least=0,
     )
     learning_rate: float = key(3e-2, "peak learning rate of a label that reads 64 words", at_least=0.0)
+
+
+@dataclass(frozen=True)
+class Local:
+    clusters: int | Auto = key(
+        "auto",
+        "clusters of neighbouring labels, each with up to 64 features of its own, directions in which their texts "
+        "differ; auto: 16, less for few labels, where the encoder is trained and labels read at most half of the "
+        "features; 0: none",
+        at_least=0,
+        at_most=1024,
+    )
+    learning_rate: float = key(1e-4, "peak learning rate of these directions", at_least=0.0)
 
 
 @dataclass(frozen=True)
@@ -170,6 +185,7 @@ class RunConfig:
     intermediate: Intermediate = field(default_factory=Intermediate)
     classifier: Classifier = field(default_factory=Classifier)
     words: Words = field(default_factory=Words)
+    local: Local = field(default_factory=Local)
     rewire: Rewire = field(default_factory=Rewire)
     auxiliary: Auxiliary = field(default_factory=Auxiliary)
     training: Training = field(default_factory=Training)
@@ -198,6 +214,11 @@ class RunConfig:
     def __getitem__(self, name: str) -> Any:
         section, _, attribute = name.partition(".")
         return getattr(getattr(self, section), attribute)
+
+    @property
+    def trains_features(self) -> bool:
+        """Whether the features that all labels choose from are trained."""
+        return self.encoder.trainable == "all" or self.intermediate.width > 0
 
     def flat(self) -> dict[str, Any]:
         """{"section.key": value}, JSON-ready."""

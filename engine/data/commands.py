@@ -37,6 +37,11 @@ def add_data(commands: Any, add_command: Callable[..., argparse.ArgumentParser])
     load.add_argument("--seed", type=seed, default=0, help="decides which texts are held out (0)")
     load.add_argument("--strict", action="store_true", help="refuse the first bad row instead of leaving it out")
     load.add_argument("--overwrite", action="store_true", help="replace the dataset that is there")
+    load.add_argument(
+        "--keep-own-labels",
+        action="store_true",
+        help="where labels are texts like the instances, a text may be given itself",
+    )
     columns = add_command(
         data, "columns", "what an import would find in files: layout, columns, first rows", look_command
     )
@@ -102,6 +107,7 @@ def import_command(options: argparse.Namespace) -> None:
             test_fraction=options.test_fraction,
             seed=options.seed,
             overwrite=options.overwrite,
+            keep_own_labels=options.keep_own_labels,
             problems=problems,
             progress=progress,
         )
@@ -131,6 +137,12 @@ def _print_decisions(details: dict[str, Any], found_delimiter: bool) -> None:
     if pairs := details.get("filter_pairs"):
         print(
             "reciprocal filters: " + ", ".join(f"{counted(count, 'pair')} of {split}" for split, count in pairs.items())
+        )
+    if own := details.get("own_labels"):
+        found = ", ".join(f"{counted(count, 'pair')} of {split}" for split, count in own.items())
+        print(
+            "labels are texts like the instances, which hardly ever have themselves: no text is given itself "
+            f"({found}; --keep-own-labels allows it)"
         )
     if unused := details.get("unused_filter_pairs"):
         print(f"reciprocal filters of rows that were left out, or are not there: {counted(unused, 'pair')}")

@@ -16,8 +16,10 @@ import numpy as np
 from engine.data.filters import filter_sets, read_pairs
 from engine.data.hub import FORMAT as HUB
 from engine.data.hub import HubTables
+from engine.data.label_sets import LabelSets
 from engine.data.layouts import Layout
 from engine.data.manifest import file_digest
+from engine.data.own_labels import find_own_labels
 from engine.data.problems import REPORT, Problems
 from engine.data.raw_text import Aalto, Pecos, XmcText
 from engine.data.sourcefiles import Progress, ProgressMeter
@@ -50,6 +52,7 @@ def import_dataset(
     test_fraction: float = HELD_OUT,
     seed: int = 0,
     overwrite: bool = False,
+    keep_own_labels: bool = False,
     problems: Problems | None = None,
     progress: Progress | None = None,
 ) -> Dataset:
@@ -60,6 +63,8 @@ def import_dataset(
     columns: which columns of a table hold what.
     test_fraction, seed: how much is held out for testing where there is no test file, in [0, 1), and which texts;
         equal texts never stand on both sides.
+    keep_own_labels: look for no texts that are labels themselves, which would leave their own predictions (see
+        `engine.data.own_labels`).
     problems: collects the rows that are left out, or refuses them all (`Problems(strict=True)`). They are also listed
         in the file `import-problems.jsonl` of the dataset.
     progress: called with (bytes read, bytes in all).
@@ -95,7 +100,14 @@ def import_dataset(
             details |= {"problems": problems.counts(), "report": REPORT}
         problems.close()
         writer.sources = {file: f"sha256:{digest.result()}" for file, digest in digests.items()}
-        return writer.finish(*layout.label_table(meter), details=details)
+
+        def find_pairs(labels: dict[str, LabelSets]) -> None:
+            for split, pairs in find_own_labels(writer.folder, labels).items():
+                writer.add_filter(split, pairs)
+                details.setdefault("own_labels", {})[split] = len(pairs.ids)
+
+        looks = None if layout.filters or keep_own_labels else find_pairs
+        return writer.finish(*layout.label_table(meter), details=details, looks=looks)
 
 
 def find_layout(source: Path, format: str | None, columns: TableColumns) -> Layout:

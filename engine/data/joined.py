@@ -11,12 +11,39 @@ from engine.data.arrays import ragged_positions
 from engine.data.label_sets import LabelSets
 from engine.data.tokens import RaggedTokens
 
+_MERGED_ROWS = 1 << 16  # whose labels are merged at once
+
+
+@dataclass(frozen=True)
+class MergedSets:
+    """The labels of both for every instance; see LabelSets."""
+
+    first: LabelSets
+    second: LabelSets
+
+    def __len__(self) -> int:
+        return len(self.first)
+
+    def sizes(self) -> np.ndarray:
+        """Number of labels of every instance: int64 [N]."""
+        rows = np.arange(len(self))
+        parts = [self.select(some).sizes() for some in np.array_split(rows, max(1, len(rows) // _MERGED_ROWS))]
+        return np.concatenate(parts)
+
+    def select(self, rows: np.ndarray) -> LabelSets:
+        """The label sets of `rows` int [n], in that order, copied into memory."""
+        parts = (self.first.select(rows), self.second.select(rows))
+        keys = [np.repeat(np.arange(len(rows)), part.sizes()) << 32 | part.ids for part in parts]
+        both = np.unique(np.concatenate(keys))
+        offsets = np.searchsorted(both, np.arange(len(rows) + 1) << 32)
+        return LabelSets(offsets, (both & 0xFFFFFFFF).astype(np.int32))
+
 
 @dataclass(frozen=True)
 class JoinedSets:
     """Label sets of the rows of both; see LabelSets."""
 
-    first: LabelSets
+    first: LabelSets | MergedSets
     second: LabelSets
 
     def sizes(self) -> np.ndarray:

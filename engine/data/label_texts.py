@@ -57,9 +57,21 @@ class LabelTexts:
         return LabelSets(np.arange(len(self.ids) + 1, dtype=np.int64), self.ids)
 
 
+def are_trained_on(dataset: Dataset, augment: bool | str) -> bool:
+    """Whether the texts of labels are; auto: where labels are texts like the instances, as reciprocal filters say."""
+    if augment != "auto":
+        return bool(augment)
+    return dataset.train.filter is not None and len(dataset.train.filter.ids) > 0 and _has_texts(dataset)
+
+
+def _has_texts(dataset: Dataset) -> bool:
+    """Reads up to the first label that has a text."""
+    return any(_parts(dataset.path / LABELS_FILE))
+
+
 def require_label_texts(dataset: Dataset) -> None:
-    """Raises ConfigError when no label of the dataset has a text; reads up to the first that has one."""
-    if not any(_parts(dataset.path / LABELS_FILE)):
+    """Raises ConfigError when no label of the dataset has a text."""
+    if not _has_texts(dataset):
         raise ConfigError(
             f"data.augment_with_labels = true, but no label of {dataset.path} has a text; import label texts (as in "
             "lbl.json), or train without it"

@@ -13,7 +13,7 @@ A `Dataset` reads one, a `DatasetWriter` makes one.
 import errno
 import json
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -292,10 +292,12 @@ class DatasetWriter:
         label_names: Iterable[str],
         label_texts: Iterable[str | None] | None = None,
         details: dict[str, Any] | None = None,
+        looks: Callable[[dict[str, LabelSets]], None] | None = None,
     ) -> Dataset:
         """Completes the dataset and moves it to its place. The n-th name (and text) is that of label n.
 
         details: whatever else is worth knowing about the dataset, as JSON; recorded in `dataset.json`.
+        looks: called with the label sets of the splits when all texts and labels are written; may add filters.
 
         Raises DataError when there is no train instance, a label id has no name, or there are more or fewer label
         texts than names.
@@ -311,6 +313,8 @@ class DatasetWriter:
                 raise DataError(
                     f"{self.path}: {split.name} has label id {split.max_id}, but there are {n_labels} names"
                 )
+        if looks:
+            looks({name: _open_sets(self._tmp, split_files(name)[1:], self.instances(name)) for name in self._splits})
         names = [LABELS_FILE, *(file for split in self._splits for file in split_files(split)), *self._more_files]
         with ThreadPoolExecutor(2) as pool:
             digests = list(pool.map(file_digest, [self._tmp / n for n in names]))

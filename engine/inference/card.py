@@ -97,12 +97,18 @@ def _summary(info: BundleInfo, size: int, result: Mapping[str, Any]) -> str:
         "",
         f"The last layer is sparse: {shape.head:,} frequent labels read all {shape.width} features, the other "
         f"{shape.labels - shape.head:,} read {min(shape.fan_in, shape.width)} of them, {shape.group_size} labels "
-        f"the same ones. {_words(shape)}It takes {size / 2**20:,.1f} MiB in `{shape.weight_dtype}`; dense in fp32 it "
-        f"would take {dense / 2**20:,.1f} MiB.",
+        f"the same ones. {_local(shape)}{_words(shape)}It takes {size / 2**20:,.1f} MiB in `{shape.weight_dtype}`; "
+        f"dense in fp32 it would take {dense / 2**20:,.1f} MiB.",
     ]
     if "peak_memory_bytes" in result:
         lines[-1] += f" Training took {result['peak_memory_bytes'] / 2**20:,.0f} MiB at its peak."
     return "\n".join(lines)
+
+
+def _local(shape: ClassifierShape) -> str:
+    if not shape.clusters:
+        return ""
+    return f"Each of {shape.clusters} clusters of them may choose from {shape.local} linear features of its own, too. "
 
 
 def _words(shape: ClassifierShape) -> str:
@@ -150,8 +156,9 @@ def _use(onnx: bool) -> str:
         "- `encoder/`: Hugging Face model and tokenizer\n"
         "- `classifier.safetensors`: `head.weight` [head labels, features] and `head.bias` of the frequent labels; "
         "`tail.weight` [other labels, columns], `tail.bias` and `tail.index` [groups, columns], what the labels of a "
-        "group read, row l that of group l // group_size: features first, then words, whose ids begin behind the "
-        "features; `head.index` likewise where the head reads words, whose weights in a text `words.idf` [vocabulary] "
+        "group read, row l that of group l // group_size: features first, those of clusters (`local.weight`, of the "
+        "others) behind the others, then words, whose ids begin behind all features; `head.index` likewise where it is "
+        "there; what words weigh in a text `words.idf` [vocabulary] "
         "gives; `label_order` [labels], the label at each position of head and tail. An e4m3 weight is stored times "
         "32\n"
         "- `labels.parquet`: name of label l in row l\n"

@@ -25,7 +25,8 @@ class LabelLayer:
     weight [L, F], any of fp32, bf16, fp16, fp8 (e4m3, stored times FP8_SCALE) · bias [L] fp32 ·
     index [M, F] int16 or int32, each row ascending and without duplicates, or None: F = D, every feature.
     Row l reads the columns index[l // group_size] of x, of which the last `words` are words. `start` is the label-order
-    id of row 0, `state` the optimizer's tensors.
+    id of row 0, `state` the optimizer's tensors, `readers` the most groups in a row that read the same features (0: all
+    read features as they come).
     """
 
     weight: Tensor
@@ -35,6 +36,7 @@ class LabelLayer:
     start: int = 0
     state: dict[str, Tensor] = field(default_factory=dict)
     words: int = 0
+    readers: int = 0
 
     @property
     def features(self) -> int:

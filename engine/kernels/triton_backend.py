@@ -120,6 +120,8 @@ def launch_step(
     turn = tiles  # tiles a launch
     if sum_dtype == torch.float16:
         turn = min(turn, PARTIAL_ADDITIONS * copies * width // layer.features)
+        if layer.readers > PARTIAL_ADDITIONS * copies:  # all of a launch may add to the same features
+            turn = min(turn, PARTIAL_ADDITIONS * copies)
     dx_CDB = torch.zeros((copies, width, stride), dtype=sum_dtype, device=x_BD.device)
     slot, signs = mark_positives(positives, layer, tile.rows, stride)
     loss = torch.empty(tiles if options.want_loss else 0, device=x_BD.device)

@@ -15,7 +15,7 @@ import torch
 from engine.config import Auxiliary
 from engine.kernels.layer import LabelLayer, Positives
 from engine.model.classifier import Classifier, ClassifierShape
-from engine.model.grouping import tree_bounds
+from engine.model.label_tree import tree_bounds
 from engine.model.meta_labels import wanted_meta_labels
 
 

@@ -2,7 +2,8 @@
 
 model.json                shape of the classifier, loss, pooling, tokens, where it comes from
 encoder/                  Hugging Face model and tokenizer
-classifier.safetensors    head, tail, label_order int32 [L], intermediate layer, words.idf fp32 [V] where words are read
+classifier.safetensors    head, tail, label_order int32 [L]; of what there is, intermediate layer, local features,
+                          words.idf fp32 [V]
 labels.parquet            name, text, train_frequency; row l is label l
 metrics.json              validation metrics of this model
 """
@@ -87,9 +88,10 @@ def save_bundle(
         encoder.model.save_pretrained(fresh / "encoder", state_dict=state)
         tokenizer.save_pretrained(fresh / "encoder")
         tensors = {**classifier.tensors(with_state=False), "label_order": torch.from_numpy(order.label_at)}
-        linear, center = below.head.linear, below.head.center
-        if linear is not None:
-            tensors |= {"intermediate.weight": linear.weight.data, "intermediate.bias": linear.bias.data}
+        center = below.head.center
+        for name, linear in (("intermediate", below.head.linear), ("local", below.head.local)):
+            if linear is not None:
+                tensors |= {f"{name}.weight": linear.weight.data, f"{name}.bias": linear.bias.data}
         if center is not None:
             tensors["center"] = center
         if below.words is not None:
@@ -127,9 +129,11 @@ def load_bundle(path: Path, device: torch.device | str, dtype: torch.dtype, back
             tensors = {name: file.get_tensor(name).to(device) for name in sorted(file.keys())}
         order = LabelOrder.from_labels(tensors.pop("label_order").cpu().numpy(), info.shape.head)
         head = FeatureHead(info.encoder_width, info.intermediate, 0.0, tensors.pop("center", None))
-        if info.intermediate:
-            state = {name: tensors.pop(f"intermediate.{name}") for name in ("weight", "bias")}
-            head.linear.load_state_dict(state)
+        if info.shape.clusters:
+            head.add_local(info.shape.clusters * info.shape.local)
+        for part, linear in (("intermediate", head.linear), ("local", head.local)):
+            if linear is not None:
+                linear.load_state_dict({name: tensors.pop(f"{part}.{name}") for name in ("weight", "bias")})
         words = Words(tensors.pop("words.idf")) if info.shape.vocabulary else None
         classifier = Classifier.from_tensors(info.shape, tensors, backend)
     except torch.OutOfMemoryError:  # a RuntimeError, but the file is good

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from engine.kernels.layer import LabelLayer, Positives, StepOptions
 from engine.kernels.optimizers import new_state
+from engine.model.local_layout import LocalLayout
 from engine.model.rewiring import narrow_layer
 
 WEIGHT_STD = 0.02
@@ -38,7 +39,8 @@ INIT_ELEMENTS = 1 << 22  # random numbers drawn at once
 class ClassifierShape:
     """labels L = head + tail, width D, fan_in F and group_size G of the tail; optimizer and storage type.
 
-    words, head_words: how many of the `vocabulary` words a tail and a head label read beside the features.
+    words, head_words: how many of the `vocabulary` words a tail and a head label read beside the features · clusters,
+    local: of how many clusters of the tail each has so many features of its own, behind the D others.
     """
 
     labels: int
@@ -51,6 +53,20 @@ class ClassifierShape:
     words: int = 0
     head_words: int = 0
     vocabulary: int = 0
+    clusters: int = 0
+    local: int = 0
+
+    @property
+    def features(self) -> int:
+        """Columns of x before the words."""
+        return self.width + self.clusters * self.local
+
+    @property
+    def layout(self) -> LocalLayout | None:
+        """Of the local features."""
+        if not self.clusters:
+            return None
+        return LocalLayout(self.labels - self.head, self.group_size, self.width, self.clusters, self.local)
 
 
 @dataclass
@@ -103,7 +119,7 @@ class Classifier:
 
     def step(self, x_BD: Tensor, positives: Positives, options: StepOptions) -> tuple[Tensor, Tensor | None]:
         """Trains on one batch. x_BD: features and words · returns (dx_BD fp32, the loss if options.want_loss)."""
-        unfinished = ClassifierStep.new(x_BD, self.shape.width)
+        unfinished = ClassifierStep.new(x_BD, self.shape.features)
         self.go_on(unfinished, x_BD, positives, options)
         return unfinished.dx_BD, unfinished.loss()
 
@@ -123,7 +139,16 @@ class Classifier:
     def read_words(self, layer: LabelLayer, first: int, words_KW: Tensor) -> None:
         """The groups of `layer` from `first` on read these words: ids below the vocabulary, ascending in each row."""
         part = layer.index[first : first + len(words_KW), layer.features :]
-        part.copy_(words_KW + self.shape.width)
+        part.copy_(words_KW + self.shape.features)
+
+    def read_local(self) -> None:
+        """Every group reads the local features of its cluster, instead of those of the first."""
+        shape, tail, layout = self.shape, self.layers[-1], self.shape.layout
+        rows = max(1, INIT_ELEMENTS // shape.fan_in)
+        for first in range(0, len(tail.index), rows):
+            part = tail.index[first : first + rows, : tail.features]
+            columns_K = torch.from_numpy(layout.first_columns(first, len(part))).to(part.device)
+            part[:, tail.features - shape.local :] = columns_K[:, None] + torch.arange(shape.local, device=part.device)
 
     def narrow(self, fan_in: int) -> None:
         """Lowers the fan-in of the tail; each group keeps its strongest connections."""
@@ -148,11 +173,16 @@ def _new_layer(
     shape: ClassifierShape, start: int, labels: int, fan_in: int, words: int, generator: torch.Generator
 ) -> LabelLayer:
     device, index = generator.device, None
-    if start == shape.head or words:
-        index = random_index(-(-labels // shape.group_size), fan_in, shape.width, generator, words, shape.vocabulary)
+    if start == shape.head or words or shape.clusters:
+        groups = -(-labels // shape.group_size)
+        local = shape.local if start == shape.head else 0
+        columns = (words, shape.vocabulary, local, shape.features)
+        index = random_index(groups, fan_in, shape.width, generator, *columns)
     weight = torch.empty(labels, fan_in + words, dtype=DTYPES[shape.weight_dtype], device=device)
     bias = torch.full((labels,), BIAS, device=device)
     layer = LabelLayer(weight, bias, index, shape.group_size, start, words=words)
+    if shape.clusters and start == shape.head:
+        layer.readers = shape.layout.groups_a_cluster
     rows = max(1, INIT_ELEMENTS // (fan_in + words))
     for first in range(0, labels, rows):
         block = weight[first : first + rows]
@@ -164,16 +194,26 @@ def _new_layer(
 
 
 def random_index(
-    groups: int, fan_in: int, width: int, generator: torch.Generator, words: int = 0, vocabulary: int = 0
+    groups: int,
+    fan_in: int,
+    width: int,
+    generator: torch.Generator,
+    words: int = 0,
+    vocabulary: int = 0,
+    local: int = 0,
+    features: int | None = None,
 ) -> Tensor:
-    """[M, fan_in + words] int16 (int32 from 32,768 columns of x on): distinct feature ids, ascending in each row, and
-    behind them the first `words` of the vocabulary."""
-    dtype = torch.int16 if width + vocabulary <= 32767 else torch.int32
+    """[M, fan_in + words] int16 (int32 from 32,768 columns of x on), ascending in each row: distinct ids below `width`,
+    `local` of the fan-in the first columns behind these, and the first `words` of the vocabulary, whose columns follow
+    `features` (None: width) others."""
+    features = features or width
+    dtype = torch.int16 if features + vocabulary <= 32767 else torch.int32
     index = torch.empty(groups, fan_in + words, dtype=dtype, device=generator.device)
-    index[:, fan_in:] = torch.arange(width, width + words, device=generator.device)
+    index[:, fan_in:] = torch.arange(features, features + words, device=generator.device)
+    index[:, fan_in - local : fan_in] = torch.arange(width, width + local, device=generator.device)
     rows = max(1, INIT_ELEMENTS // width)
     for first in range(0, groups, rows):
-        block = index[first : first + rows, :fan_in]
+        block = index[first : first + rows, : fan_in - local]
         noise = torch.rand(len(block), width, generator=generator, device=generator.device)
-        block.copy_(noise.topk(fan_in, dim=1).indices.sort(dim=1).values)
+        block.copy_(noise.topk(fan_in - local, dim=1).indices.sort(dim=1).values)
     return index

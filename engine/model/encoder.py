@@ -48,7 +48,8 @@ class TextEncoder(nn.Module):
 
 
 class FeatureHead(nn.Module):
-    """Between the encoder's features and the classifier: centring, an optional Linear + ReLU layer, and dropout.
+    """Between the encoder's features and the classifier: centring, an optional Linear + ReLU layer, local features
+    behind the others (see engine.model.local_features) once there are any, and dropout.
 
     center, fp32 [D of the encoder], is subtracted from the features: sentence features share a large common
     part, which a frozen encoder cannot unlearn and which slows the classifier down. The layer follows Jain et al.
@@ -60,15 +61,31 @@ class FeatureHead(nn.Module):
         super().__init__()
         self.register_buffer("center", center)
         self.linear = nn.Linear(width, intermediate) if intermediate else None
+        self.local: nn.Linear | None = None
         self.dropout = dropout
         self.width = intermediate or width
 
-    def forward(self, x_BD: Tensor) -> Tensor:
-        """fp32 [B, D of the encoder] → fp32 [B, D of the classifier]"""
+    def add_local(self, columns: int) -> None:
+        """From here on the classifier reads so many local features, too; their directions are 0."""
+        self.local = nn.utils.skip_init(nn.Linear, self.width, columns)
+        self.local.requires_grad_(False)
+        self.local.weight.zero_()
+        self.local.bias.zero_()
+        self.local.requires_grad_(True)
+
+    def shared(self, x_BD: Tensor) -> Tensor:
+        """The features that all labels choose from: fp32 [B, D of the encoder] → fp32 [B, D]."""
         if self.center is not None:
             x_BD = unit_scale(x_BD - self.center)
         if self.linear is not None:
             x_BD = unit_scale(torch.relu(self.linear(x_BD.to(self.linear.weight.dtype))).float())
+        return x_BD
+
+    def forward(self, x_BD: Tensor) -> Tensor:
+        """fp32 [B, D of the encoder] → fp32 [B, D and local features]"""
+        x_BD = self.shared(x_BD)
+        if self.local is not None:
+            x_BD = torch.cat([x_BD, self.local(x_BD.to(self.local.weight.dtype)).float()], dim=1)
         return nnf.dropout(x_BD, self.dropout, self.training)
 
 

@@ -64,19 +64,18 @@ class FeatureInputs:
 
 
 class FeatureModel(nn.Module):
-    """Everything below the classifier. `encoder` is None where features are cached; `width` is D."""
+    """Everything below the classifier. `encoder` is None where features are cached."""
 
     def __init__(self, encoder: TextEncoder | None, head: FeatureHead, words: Words | None = None) -> None:
         super().__init__()
         self.encoder, self.head, self.words = encoder, head, words
-        self.width = head.width
 
     def encode(self, inputs: Inputs) -> Tensor:
         """Features of the encoder, fp32 [B, D of the encoder]."""
         return inputs[0] if self.encoder is None else self.encoder(*inputs)
 
     def forward(self, inputs: Inputs) -> Tensor:
-        """Features that the classifier reads, fp32 [B, width]."""
+        """Features that the classifier reads, fp32: [B, D], local ones behind them."""
         return self.head(self.encode(inputs))
 
     def with_words(self, x_BD: Tensor, inputs: Inputs) -> Tensor:
@@ -84,9 +83,6 @@ class FeatureModel(nn.Module):
         if self.words is None:
             return x_BD
         return self.words.beside(x_BD, inputs[0] if self.encoder is not None else inputs[1])
-
-    def is_trainable(self) -> bool:
-        return any(p.requires_grad for p in self.parameters())
 
 
 def by_length(lengths: np.ndarray, batch_tokens: int) -> Iterator[np.ndarray]:

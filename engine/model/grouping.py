@@ -22,6 +22,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from engine.model.grouping_layout import BLOCK, forming_bytes, vector_bytes
+from engine.model.label_tree import middles, split
 
 ITERATIONS = 5
 PAIRS = 1 << 16  # (instance, label) pairs added up together
@@ -97,7 +98,7 @@ def balanced_order(vectors_LK: Tensor, group_size: int, seed: int, labels: Tenso
     while nodes:
         node = nodes.pop()
         if len(node) > max(BLOCK, group_size):
-            middle = int(_middles(np.array([0, len(node)]), group_size)[0])
+            middle = int(middles(np.array([0, len(node)]), group_size)[0])
             _cut(vectors_LK, node, middle, generator)
             nodes += [node[middle:], node[:middle]]
         else:
@@ -105,33 +106,12 @@ def balanced_order(vectors_LK: Tensor, group_size: int, seed: int, labels: Tenso
     return order
 
 
-def split(bounds: np.ndarray, group_size: int) -> np.ndarray:
-    """Bounds of the next level: every node of more than one group cut in two halves of whole groups."""
-    return np.union1d(bounds, _middles(bounds, group_size))
-
-
-def tree_bounds(labels: int, group_size: int, most: int) -> np.ndarray:
-    """Bounds (int64 [nodes + 1]) of the deepest level of the tree that has at most `most` nodes."""
-    bounds = np.array([0, labels])
-    while True:
-        finer = split(bounds, group_size)
-        if len(finer) == len(bounds) or len(finer) - 1 > most:
-            return bounds
-        bounds = finer
-
-
-def _middles(bounds: np.ndarray, group_size: int) -> np.ndarray:
-    """Where each node is cut; its end where it is one group already."""
-    groups = -(-np.diff(bounds) // group_size)
-    return np.minimum(bounds[:-1] + (groups + 1) // 2 * group_size, bounds[1:])
-
-
 def _order_node(vectors_LK: Tensor, order: Tensor, group_size: int, generator: torch.Generator) -> None:
     """Orders a node of at most BLOCK labels in place, down to its groups, level by level."""
     bounds = np.array([0, len(order)])
     while len(halves := split(bounds, group_size)) > len(bounds):
         starts, sizes = bounds[:-1], np.diff(bounds)
-        lefts = _middles(bounds, group_size) - starts
+        lefts = middles(bounds, group_size) - starts
         divisible = np.flatnonzero(lefts < sizes)
         at_once = max(1, BLOCK // int(sizes.max()))
         for first in range(0, len(divisible), at_once):

@@ -19,6 +19,7 @@ from engine.config import Rewire
 from engine.kernels.adamw8bit import QUANTIZATION_BLOCK, quantile_map
 from engine.kernels.layer import LabelLayer, Positives
 from engine.kernels.optimizers import new_state, row_quantum
+from engine.model.local_layout import LocalLayout
 
 BLOCK_ELEMENTS = 1 << 22  # of [groups, D] scores and [rows, F] weights at once
 
@@ -49,17 +50,20 @@ def rewire_layer(
     share: float,
     generator: torch.Generator,
     gradient: GrowthBatch | None = None,
+    local: LocalLayout | None = None,
 ) -> int:
     """Replaces round(share * F) connections of every group in place; returns how many.
 
-    width: D. gradient: a batch makes growth follow its gradient, None makes it random. A group can at most
-    grow the D - F features that it does not read. Words stay as they are: see engine.model.word_choice.
+    width: D. gradient: a batch makes growth follow its gradient, None makes it random. local: where clusters have
+    features of their own, among which their groups choose, too. A group can at most grow the features that it does
+    not read. Words stay as they are: see engine.model.word_choice.
     """
-    count = min(round(share * layer.features), width - layer.features)
+    choices = width + (local.each if local else 0)
+    count = min(round(share * layer.features), choices - layer.features)
     if layer.index is None or count == 0:
         return 0
-    for first, scores_KD in _growth_scores(layer, width, generator, gradient):
-        _rewire_groups(layer, first, scores_KD, count)
+    for first, scores_KD in _growth_scores(layer, width, generator, gradient, local):
+        _rewire_groups(layer, first, scores_KD, count, width, local)
     return count
 
 
@@ -96,24 +100,40 @@ def narrow_layer(layer: LabelLayer, fan_in: int, optimizer: str) -> None:
 
 
 def _growth_scores(
-    layer: LabelLayer, width: int, generator: torch.Generator, gradient: GrowthBatch | None
+    layer: LabelLayer,
+    width: int,
+    generator: torch.Generator,
+    gradient: GrowthBatch | None,
+    local: LocalLayout | None,
 ) -> Iterator[tuple[int, Tensor]]:
-    """Yields (first group, [K, D] fp32, larger is better)."""
+    """Yields (first group, fp32 [K, D and the cluster's own features], larger is better)."""
     quantum = row_quantum("adamw8bit" if "moment1" in layer.state else "rowwise", layer.group_size, layer.fan_in)
     groups_a_quantum = quantum // layer.group_size
     if gradient is not None:
         batch = (gradient.x_BD, gradient.positives, gradient.loss)
-        yield from gradient.backend.gradient_energy(layer, *batch, quantum, width)
+        columns = width + (local.clusters * local.each if local else 0)
+        for first, energy_KD in gradient.backend.gradient_energy(layer, *batch, quantum, columns):
+            yield first, _own_columns(energy_KD, first, local) if local else energy_KD
         return
     groups = layer.index.shape[0]
-    floats_a_group = max(width, layer.group_size * layer.fan_in)
+    choices = width + (local.each if local else 0)
+    floats_a_group = max(choices, layer.group_size * layer.fan_in)
     rows = max(1, BLOCK_ELEMENTS // floats_a_group // groups_a_quantum) * groups_a_quantum
     for first in range(0, groups, rows):
-        size = (min(rows, groups - first), width)
+        size = (min(rows, groups - first), choices)
         yield first, torch.rand(size, generator=generator, device=generator.device)
 
 
-def _rewire_groups(layer: LabelLayer, first: int, scores_KD: Tensor, count: int) -> None:
+def _own_columns(scores_KX: Tensor, first: int, local: LocalLayout) -> Tensor:
+    """Of scores of all columns those that the groups from `first` on may read: [K, D and the cluster's own]."""
+    own_K = torch.from_numpy(local.first_columns(first, len(scores_KX))).to(scores_KX.device)
+    own_KN = own_K[:, None] + torch.arange(local.each, device=scores_KX.device)
+    return torch.cat([scores_KX[:, : local.width], scores_KX.gather(1, own_KN)], dim=1)
+
+
+def _rewire_groups(
+    layer: LabelLayer, first: int, scores_KD: Tensor, count: int, width: int, local: LocalLayout | None
+) -> None:
     groups, fan_in, group = scores_KD.shape[0], layer.fan_in, layer.group_size
     rows = slice(first * group, min((first + groups) * group, layer.labels))
     index_KF = layer.index[first : first + groups].long()
@@ -124,8 +144,14 @@ def _rewire_groups(layer: LabelLayer, first: int, scores_KD: Tensor, count: int)
     energy_KF = torch.zeros(groups, fan_in, device=weight.device).index_add_(0, group_of_row, weight.square())
     dropped = energy_KF[:, : layer.features].topk(count, dim=1, largest=False, sorted=True).indices
 
-    taken = torch.zeros_like(scores_KD, dtype=torch.bool).scatter_(1, index_KF[:, : layer.features], True)
+    choice_KF = index_KF[:, : layer.features]
+    if local:  # all local columns that a group reads are of its cluster
+        choice_KF = torch.where(choice_KF < width, choice_KF, width + (choice_KF - width) % local.each)
+    taken = torch.zeros_like(scores_KD, dtype=torch.bool).scatter_(1, choice_KF, True)
     grown = scores_KD.masked_fill(taken, -torch.inf).topk(count, dim=1).indices
+    if local:
+        own_K1 = torch.from_numpy(local.first_columns(first, groups)).to(grown.device)[:, None]
+        grown = torch.where(grown < width, grown, grown - width + own_K1)
     index_KF.scatter_(1, dropped, grown)
     is_new_KF = torch.zeros_like(index_KF, dtype=torch.bool).scatter_(1, dropped, True)
 

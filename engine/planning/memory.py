@@ -47,7 +47,8 @@ class Setting:
     tokens, batch, micro_batch: of a training step · padded: whether batches hold shorter texts, too · optimizer: the
     classifier's · encoder_optimizer: adamw8bit or adamw · meta_labels: 0 without the auxiliary objective · k: labels
     an instance that evaluation asks for · words, head_words: that a tail and a head label read beside their features ·
-    evaluation_batch: texts in a batch of it, None for EVALUATION_TOKENS.
+    clusters, local: how many have so many features of their own each · evaluation_batch: texts in a batch of it, None
+    for EVALUATION_TOKENS.
     """
 
     labels: int
@@ -76,7 +77,14 @@ class Setting:
     evaluation_batch: int | None = None
     words: int = 0
     head_words: int = 0
+    clusters: int = 0
+    local: int = 0
     deterministic: bool = False
+
+    @property
+    def features(self) -> int:
+        """Columns of x before the words."""
+        return self.width + self.clusters * self.local
 
     @property
     def vocabulary(self) -> int:
@@ -92,13 +100,13 @@ class Setting:
 
     def classifier(self) -> dict[str, int]:
         """Bytes of the classifier's tensors by kind."""
-        return classifier_bytes(self.layers(with_meta=False), self.optimizer, self.width + self.vocabulary)
+        return classifier_bytes(self.layers(with_meta=False), self.optimizer, self.features + self.vocabulary)
 
     def layers(self, with_meta: bool = True) -> list[Layer]:
         """Head, tail and meta-labels, as far as there are any."""
         group, dtype, words = self.group_size, self.weight_dtype, self.head_words
         found = [
-            (self.head, self.width + words, group if words else 0, dtype, words),
+            (self.head, self.width + words, group if words or self.clusters else 0, dtype, words),
             (self.labels - self.head, self.fan_in + self.words, group, dtype, self.words),
             (self.meta_labels if with_meta else 0, self.width, 0, "fp32", 0),
         ]
@@ -133,7 +141,7 @@ def estimate(s: Setting) -> Estimate:
     phases["evaluation"] = resident | _threads(s, 2) | _evaluation(s)
     if s.rewire != "none" and s.head < s.labels:
         tail = (s.labels - s.head, s.fan_in + s.words, s.group_size, s.weight_dtype, s.words)
-        scratch = rewiring_bytes(tail, s.width, s.rewire, s.device)
+        scratch = rewiring_bytes(tail, s.width + s.local, s.features, s.rewire, s.device)
         phases["rewiring"] = resident | _threads(s, 2) | {"rewiring scratch": scratch}
     base = {"program": PROGRAM["cpu"]} if s.device == "cpu" else {"small tensors": SMALL}
     if s.device == "cpu":
@@ -149,6 +157,7 @@ def encoder_bytes(s: Setting) -> Phase:
     vectors = s.encoder.vectors if s.trained else 0
     if s.intermediate:
         matrices, vectors = matrices + s.encoder.hidden * s.intermediate, vectors + s.intermediate
+    matrices, vectors = matrices + s.width * s.clusters * s.local, vectors + s.clusters * s.local
     moments = 2 + 8 / 256 if s.encoder_optimizer == "adamw8bit" else 8
     return {
         "encoder weights": (matrices + vectors) * p.parameter,
@@ -172,7 +181,7 @@ def host_bytes(s: Setting) -> Phase:
 
 def _threads(s: Setting, count: int) -> Phase:
     """Workspaces of the threads that have multiplied matrices; without anything to train there is no backward pass."""
-    count = count if s.trained or s.intermediate else 1
+    count = count if s.trained or s.intermediate or s.clusters else 1
     size = DETERMINISTIC_WORKSPACE if s.deterministic else WORKSPACE
     return {"matrix workspaces": count * size if s.device == "cuda" else 0}
 
@@ -206,6 +215,10 @@ def _before_training(s: Setting, below: Phase) -> dict[str, Phase]:
         if forward > forming:
             work = {"label vectors": vectors, "encoder forward": forward}
         phases["grouping"] = below | _threads(s, 1) | work
+        if s.clusters:
+            own = {"texts of clusters": 4 * s.clusters * s.width * (s.width + 1)}
+            own["encoder forward"] = forward + 4 * 4 * s.width * batch
+            phases["local features"] = below | _threads(s, 1) | own
     scratch = initial_bytes(s.layers(), s.width)
     phases["classifier"] = below | _classifier(s) | _threads(s, 1) | {"random numbers": scratch}
     return phases
@@ -214,20 +227,22 @@ def _before_training(s: Setting, below: Phase) -> dict[str, Phase]:
 def _steps(s: Setting, resident: Phase) -> dict[str, Phase]:
     """Phases of a training step."""
     scratch = max(
-        step_bytes(layer, s.width, s.vocabulary, s.batch, s.backend, s.device, s.optimizer) for layer in s.layers()
+        step_bytes(layer, s.features, s.vocabulary, s.batch, s.backend, s.device, s.optimizer) for layer in s.layers()
     )
-    scratch += word_bytes(s.width, s.vocabulary, s.batch)
-    step = {"classifier workspace": scratch + 3 * 4 * s.width * s.batch}
+    scratch += word_bytes(s.features, s.vocabulary, s.batch)
+    step = {"classifier workspace": scratch + 3 * 4 * s.features * s.batch}
     if not s.trained:
-        layer = 3 * s.encoder.hidden * s.intermediate * s.precision.parameter  # the gradient and its copies
+        layer = s.encoder.hidden * s.intermediate + s.width * s.clusters * s.local
+        layer *= 3 * s.precision.parameter  # the gradient and its copies
         return {"classifier step": resident | _threads(s, 2) | step | {"layer gradients": layer}}
     one_pass = s.micro_batch >= s.batch
     act = s.pass_over(min(s.micro_batch, s.batch))
-    features = {"features": 3 * 4 * s.width * s.batch}
+    features = {"features": 3 * 4 * s.features * s.batch}
     base = resident | _threads(s, 2) | features
     saved, e, p = act.saved(s.checkpoint_every), s.encoder, s.precision
     largest, word = max(e.matrices[2:]) * p.parameter, max(e.matrices) * p.parameter
-    gradients = ((0 if s.in_backward else sum(e.matrices)) + e.vectors) * p.parameter
+    local = s.width * s.clusters * s.local
+    gradients = ((0 if s.in_backward else sum(e.matrices) + local) + e.vectors) * p.parameter
     earlier = {"encoder gradients": 0 if one_pass else gradients}  # of the micro-batches before
     a_layer = sum(e.matrices[2:]) // e.layers * p.parameter if one_pass and not s.in_backward else 0
     forward = {"activations": saved, "encoder forward": 2 * act.count * e.hidden * p.value}
@@ -276,11 +291,11 @@ def first_bucket(encoder: EncoderShape) -> tuple[int, int]:
 
 def _evaluation(s: Setting) -> Phase:
     batch = s.evaluation_batch or max(1, EVALUATION_TOKENS // s.tokens)
-    forward = s.pass_over(batch).forward_peak() if s.trained else 8 * batch * s.width
+    forward = s.pass_over(batch).forward_peak() if s.trained else 8 * batch * s.features
     found = min(batch, TOPK_INSTANCES)
-    scratch = max(topk_bytes(layer, s.width, s.vocabulary, found, s.k, s.backend, s.device) for layer in s.layers())
-    scratch += word_bytes(s.width, s.vocabulary, found)
-    scratch += 8 * batch * (s.width + 4 * s.k)
+    scratch = max(topk_bytes(layer, s.features, s.vocabulary, found, s.k, s.backend, s.device) for layer in s.layers())
+    scratch += word_bytes(s.features, s.vocabulary, found)
+    scratch += 8 * batch * (s.features + 4 * s.k)
     if scratch > forward:
         return {"top-k scratch": scratch}
     return {"encoder forward": forward}

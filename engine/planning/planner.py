@@ -16,6 +16,7 @@ from math import ceil
 
 from engine.config import RunConfig, checkpointing_interval
 from engine.errors import ConfigError, MemoryBudgetError
+from engine.model.local_layout import local_features
 from engine.model.meta_labels import first_weight, wanted_meta_labels
 from engine.planning.encoders import EncoderShape
 from engine.planning.hardware import CUDA_CONTEXT, GIB, Hardware
@@ -40,7 +41,7 @@ class Plan:
     components: what makes up the peak · phases: the peak of each phase · classifier_bytes: of the classifier's
     tensors · host_bytes: beside the device (on a CPU 0: all is host memory) · notches: how often the plan was lowered
     because a step ran out of memory · words, head_words: read by a tail and a head label beside their features, of a
-    vocabulary.
+    vocabulary · clusters, local: of tail labels, with so many features of their own each.
     """
 
     labels: int
@@ -64,6 +65,8 @@ class Plan:
     words: int = 0
     head_words: int = 0
     vocabulary: int = 0
+    clusters: int = 0
+    local: int = 0
 
     @property
     def sparsity(self) -> float:
@@ -124,6 +127,8 @@ def plan_of(setting: Setting, found: Estimate, budget: int) -> Plan:
         words=s.words,
         head_words=s.head_words,
         vocabulary=s.vocabulary,
+        clusters=s.clusters,
+        local=s.local,
     )  # fmt: skip
 
 
@@ -246,18 +251,22 @@ def _classifiers(problem: Problem, fan_in: int) -> Iterator[Setting]:
     backend = c.backend
     if backend == "auto":
         backend = "triton" if hardware.device == "cuda" and hardware.compute == "bf16" else "torch"
-    weight = first_weight(config.auxiliary, 1.0 - fan_in / width, problem.trained or bool(config.intermediate.width))
+    weight = first_weight(config.auxiliary, 1.0 - fan_in / width, config.trains_features)
     meta = wanted_meta_labels(config.auxiliary, labels) if weight else 0
     for words, fraction, group in product(_words(problem, fan_in), fractions, groups):
         head = labels if c.fan_in == "dense" else min(labels, round(fraction * labels))
         head_words = min(HEAD_WORDS * words, problem.encoder.vocabulary // 2) if head else 0
+        clusters, local = 0, 0
+        if head < labels:
+            clusters, local = local_features(config.local, labels - head, group, width, fan_in, problem.trained)
         yield Setting(
             labels, head, width, fan_in, group, dtype, problem.encoder, problem.tokens, config.training.batch_size,
             config.training.batch_size, trained=problem.trained, device=hardware.device, compute=hardware.compute,
             optimizer=c.optimizer, encoder_optimizer=config.encoder.optimizer,
             intermediate=config.intermediate.width, backend=backend, rewire=config.rewire.method,
             meta_labels=meta, k=max(config.evaluation.k), padded=problem.padded,
-            words=words if head < labels else 0, head_words=head_words, deterministic=config.training.deterministic,
+            words=words if head < labels else 0, head_words=head_words, clusters=clusters, local=local,
+            deterministic=config.training.deterministic,
         )  # fmt: skip
 
 

@@ -27,8 +27,9 @@ def classifier_words(plan: Plan) -> str:
         words = f" and {plan.head_words:,} words" if plan.head_words else ""
         return f"dense, {plan.width} features{words} a label, {plan.weight_dtype}"
     words = f" and {plan.words:,} words" if plan.words else ""
+    own = f", {plan.clusters} clusters with {plan.local} features of their own" if plan.clusters else ""
     return (
-        f"fan-in {plan.fan_in} of {plan.width} ({plan.sparsity:.0%} sparse){words}, groups of {plan.group_size}, "
+        f"fan-in {plan.fan_in} of {plan.width} ({plan.sparsity:.0%} sparse){words}{own}, groups of {plan.group_size}, "
         f"{plan.head:,} head labels dense, {plan.weight_dtype}"
     )
 

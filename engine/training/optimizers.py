@@ -298,6 +298,8 @@ def make_optimizer(
         parts.append(("encoder", model.encoder, c.learning_rate, c.weight_decay))
     if model.head.linear is not None:
         parts.append(("intermediate", model.head.linear, config.intermediate.learning_rate, 0.0))
+    if model.head.local is not None:
+        parts.append(("local", model.head.local, config.local.learning_rate, 0.0))
     segments = []
     for name, module, learning_rate, decay in parts:
         parameters = [p for p in module.parameters() if p.requires_grad]

@@ -17,10 +17,10 @@ from torch import Tensor
 from engine.config import RunConfig
 from engine.data.batches import split_validation
 from engine.data.builtin import open_named
-from engine.data.joined import JoinedRows, JoinedSets, JoinedTokens
+from engine.data.joined import JoinedRows, JoinedSets, JoinedTokens, MergedSets
 from engine.data.label_order import LabelOrder, by_frequency
 from engine.data.label_sets import LabelSets
-from engine.data.label_texts import LabelTexts
+from engine.data.label_texts import LabelTexts, are_trained_on
 from engine.data.store import Dataset, Split
 from engine.data.tokens import token_cache
 from engine.errors import DataError
@@ -46,6 +46,8 @@ from engine.model.features import (
     mean_feature,
 )
 from engine.model.grouping import balanced_order, label_vectors
+from engine.model.local_features import local_directions
+from engine.model.local_layout import LocalLayout
 from engine.model.meta_labels import first_weight
 from engine.model.sources import digest, find_encoder
 from engine.model.word_choice import WordStatistics
@@ -66,6 +68,7 @@ if TYPE_CHECKING:
 
 Autocast = Callable[[], AbstractContextManager]
 ORDER_SAMPLE = 200_000  # training texts whose features make the label vectors, and whose words are counted
+LOCAL_SAMPLE = 50_000  # training texts in which local features are found
 TORCH = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
 
@@ -114,7 +117,8 @@ def gather(config: RunConfig, hardware: Hardware, dataset: Dataset, reporter: Re
     encoder = load_encoder(directory, config.encoder.pooling, TORCH[hardware.compute] if frozen else torch.float32)
     check_length(encoder, config.data.max_tokens)
     encoder_digest = digest(directory)
-    label_texts = LabelTexts.of(dataset) if config.data.augment_with_labels else None
+    augmented = are_trained_on(dataset, config.data.augment_with_labels)
+    label_texts = LabelTexts.of(dataset) if augmented else None
     labelled = np.flatnonzero(dataset.train.labels.sizes())
     skipped = len(dataset.train) - len(labelled)
     if not len(labelled):
@@ -134,8 +138,12 @@ def gather(config: RunConfig, hardware: Hardware, dataset: Dataset, reporter: Re
     parts: list[Split | LabelTexts] = [dataset.train]
     if label_texts:
         parts.append(label_texts)
+        own, alone = dataset.train.filter, np.ones(len(label_texts), dtype=bool)
+        if own is not None:  # a text that is a label has that label rather than twice a text and once the label
+            labels = MergedSets(labels, own)
+            alone = ~np.isin(label_texts.ids, own.select(train_rows).ids)
         labels = JoinedSets(labels, label_texts.labels)
-        train_rows = np.concatenate([train_rows, len(dataset.train) + np.arange(len(label_texts))])
+        train_rows = np.concatenate([train_rows, len(dataset.train) + np.flatnonzero(alone)])
 
     read = [tokens_of(part, tokenizer, config, dataset.cache, reporter) for part in parts]
     tokens = TokenInputs(JoinedTokens(*(each.tokens for each in read)), read[0].pad_id) if label_texts else read[0]
@@ -207,16 +215,20 @@ def new_classifier(
     backend, line = resolve_backend(config.classifier.backend, device)
     reporter.say(f"backend   {line}, on {device}")
     order = _label_order(config, plan, material, device, autocast, reporter)
+    if plan.clusters:
+        _find_local_features(classifier_shape(config, plan).layout, order, material, device, autocast, reporter)
     classifier = Classifier.new(classifier_shape(config, plan), backend, device, seed_of(config.run.seed, WEIGHTS))
     if words is not None:
         _choose_words(classifier, order, material, words, reporter)
+    if plan.clusters:
+        classifier.read_local()
     return classifier, order
 
 
 def classifier_shape(config: RunConfig, plan: Plan) -> ClassifierShape:
     return ClassifierShape(
         plan.labels, plan.head, plan.width, plan.fan_in, plan.group_size, config.classifier.optimizer,
-        plan.weight_dtype, plan.words, plan.head_words, plan.vocabulary,
+        plan.weight_dtype, plan.words, plan.head_words, plan.vocabulary, plan.clusters, plan.local,
     )  # fmt: skip
 
 
@@ -249,15 +261,15 @@ def _choose_words(
                 update(done, groups)
 
 
-def _sample(material: Material) -> np.ndarray:
+def _sample(material: Material, most: int = ORDER_SAMPLE) -> np.ndarray:
     """An even sample of the training rows, int64."""
     rows = material.train_rows
-    return rows[:: max(1, -(-len(rows) // ORDER_SAMPLE))]
+    return rows[:: max(1, -(-len(rows) // most))]
 
 
 def new_auxiliary(config: RunConfig, plan: Plan, material: Material, main: Classifier) -> AuxiliaryObjective | None:
     """The auxiliary objective, or None where its weight is 0."""
-    weight = first_weight(config.auxiliary, plan.sparsity, material.model.is_trainable())
+    weight = first_weight(config.auxiliary, plan.sparsity, config.trains_features)
     if weight == 0.0:
         return None
     return AuxiliaryObjective(config.auxiliary, weight, main, seed_of(config.run.seed, AUXILIARY))
@@ -265,6 +277,8 @@ def new_auxiliary(config: RunConfig, plan: Plan, material: Material, main: Class
 
 def prepare_encoder(config: RunConfig, plan: Plan, material: Material, device: torch.device) -> FlatAdamW | None:
     """Moves what trains below the classifier to the device, with its optimizer and as the plan says."""
+    if plan.clusters:
+        material.model.head.add_local(plan.clusters * plan.local)
     trained = config.encoder.trainable == "all"
     if trained and config.encoder.compile:
         compile_encoder(material.encoder)
@@ -285,11 +299,11 @@ def _label_order(
 ) -> LabelOrder:
     """Head labels by frequency, then groups of similar labels, formed in the memory that the classifier will take."""
     label_at = by_frequency(material.label_frequency, plan.head)
-    has_meta_labels = first_weight(config.auxiliary, plan.sparsity, material.model.is_trainable()) > 0
+    has_meta_labels = first_weight(config.auxiliary, plan.sparsity, config.trains_features) > 0
     if (plan.head == plan.labels or plan.group_size == 1) and not has_meta_labels:
         return LabelOrder.from_labels(label_at, plan.head)
     seed = seed_of(config.run.seed, ORDER)
-    features = _encoded(material, device, autocast, reporter)
+    features = _encoded(material, _sample(material), device, autocast, reporter, "grouping labels")
     memory = int(ORDER_SHARE * plan.classifier_bytes)
     vectors = label_vectors(features, plan.labels, material.encoder.width, seed, memory)
     for labels in (label_at[: plan.head], label_at[plan.head :]):
@@ -299,14 +313,37 @@ def _label_order(
 
 
 @torch.no_grad()
+def _find_local_features(
+    layout: LocalLayout,
+    order: LabelOrder,
+    material: Material,
+    device: torch.device,
+    autocast: Autocast,
+    reporter: Reporter,
+) -> None:
+    """Gives the local features their first directions, from an even sample of the training texts."""
+    rows, head = _sample(material, LOCAL_SAMPLE), len(order.label_at) - layout.labels
+    places = order.position_of[material.labels.select(rows).ids].astype(np.int64) - head
+    frequency_L = np.bincount(places[places >= 0], minlength=layout.labels)
+    share_L = (1.0 / np.sqrt(np.maximum(frequency_L, 1))).astype(np.float32)
+    batches = (
+        (material.model.head.shared(x_BD), offsets, order.position_of[ids].astype(np.int64) - head)
+        for x_BD, offsets, ids in _encoded(material, rows, device, autocast, reporter, "finding local features")
+    )
+    weight, bias = local_directions(batches, share_L, layout)
+    local = material.model.head.local
+    local.weight.copy_(weight)  # rounded, where the layer is bf16: the optimizer has no lower bits yet
+    local.bias.copy_(bias)
+
+
+@torch.no_grad()
 def _encoded(
-    material: Material, device: torch.device, autocast: Autocast, reporter: Reporter
+    material: Material, rows: np.ndarray, device: torch.device, autocast: Autocast, reporter: Reporter, stage: str
 ) -> Iterator[tuple[Tensor, np.ndarray, np.ndarray]]:
-    """(features, label offsets, label ids) of the training rows, or of an even sample of them, in batches."""
-    rows = _sample(material)
+    """(features of the encoder, label offsets, label ids) of training rows, in batches."""
     material.model.to(device).eval()
     done = 0
-    with reporter.stage("grouping labels", "texts") as update:
+    with reporter.stage(stage, "texts") as update:
         for batch in by_length(material.lengths[rows], GROUPING_TOKENS):
             chosen = np.sort(rows[batch])
             inputs: Inputs = tuple(part.to(device) for part in material.train_inputs(chosen))

@@ -40,7 +40,7 @@ def create_checked_run(config: RunConfig, profile: str, origins: dict[str, str])
     check_fan_in(config, config.intermediate.width or encoder_width(find_encoder(config.encoder.name)))
     if config.data.path not in BUILT_IN:
         dataset = Dataset.open(Path(config.data.path).absolute())
-        if config.data.augment_with_labels:
+        if config.data.augment_with_labels is True:
             require_label_texts(dataset)
     return create_run(config, profile, origins)
 

@@ -157,8 +157,11 @@ class TrainingStep:
         self.classifier.go_on(begun.main, read_BX, positives, options)
         if not share:
             return begun.main.dx_BD, begun.main.loss()
-        begun.extra = begun.extra or ClassifierStep.new(x_BD)
+        width = self.auxiliary.classifier.shape.width
+        begun.extra = begun.extra or ClassifierStep.new(x_BD, width)
         meta = self.auxiliary.positives(batch.offsets, batch.positions, self.device)
-        self.auxiliary.classifier.go_on(begun.extra, x_BD, meta, replace(options, loss_weight=share))
+        self.auxiliary.classifier.go_on(begun.extra, x_BD[:, :width], meta, replace(options, loss_weight=share))
         loss = begun.main.loss() + begun.extra.loss() if begun.wants_loss else None
-        return begun.main.dx_BD + begun.extra.dx_BD, loss
+        dx_BD = begun.main.dx_BD.clone()
+        dx_BD[:, :width] += begun.extra.dx_BD
+        return dx_BD, loss

@@ -238,7 +238,7 @@ class Trainer:
         if self.config.rewire.method == "rigl":
             positives = Positives.from_rows(batch.offsets, batch.positions, self.device)
             growth = GrowthBatch(self.classifier.backend, read_BX, positives, self.config.classifier.loss)
-        return rewire_layer(tail, self.plan.width, share, generator, growth)
+        return rewire_layer(tail, self.plan.width, share, generator, growth, self.classifier.shape.layout)
 
     def _log(self, loss: Tensor, rate: float) -> None:
         value = float(loss)

@@ -230,6 +230,34 @@ def test_dx_is_added_to_and_the_loss_is_optional():
 
 
 @case
+@pytest.mark.parametrize("readers", [0, 9])
+def test_partial_sums_are_moved_before_too_many_groups_have_added_to_a_feature(readers, monkeypatch):
+    """Where the groups in a row read the same features, one of them after the other."""
+    layer = make_layer(9 * 16, 128, 16, 16, torch.float16)
+    layer.index[:] = layer.index[0]
+    layer.readers = readers
+    launches = []
+
+    class Recorded:
+        def __getitem__(self, grid):
+            launches.append(grid)
+            return kernel[grid]
+
+    kernel = triton_backend.step_kernel
+    monkeypatch.setattr(triton_backend, "step_kernel", Recorded())
+    monkeypatch.setattr(triton_backend, "PARTIAL_ADDITIONS", 1)
+    monkeypatch.setattr(triton_backend, "SCRATCH_BYTES", 0)  # one copy of dx
+    x_BD = torch.randn(32, 128, device=DEVICE)
+    positives, options = random_positives(layer, 32, 3), StepOptions()
+    expected, dx_BD = torch.zeros(32, 128, device=DEVICE), torch.zeros(32, 128, device=DEVICE)
+    reference.step(copy_of(layer), x_BD, positives, expected, options)
+    tile = triton_backend.step_tile(layer, 32)
+    triton_backend.launch_step(layer, x_BD, positives, dx_BD, options, tile, torch.float16)
+    torch.testing.assert_close(dx_BD, expected, rtol=2e-2, atol=2e-3 * float(expected.abs().max()))
+    assert [grid[0] for grid in launches] == ([1] * 9 if readers else [8, 1])
+
+
+@case
 @pytest.mark.parametrize(
     ("dtype", "size"),
     [(torch.bfloat16, 0.03), (torch.float16, 0.03), (FP8, 0.03), (torch.float16, 2.0**-17), (FP8, 1.5 * 2.0**-13)],

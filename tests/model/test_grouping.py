@@ -3,7 +3,8 @@
 import numpy as np
 import torch
 
-from engine.model.grouping import balanced_order, label_vectors, split, tree_bounds
+from engine.model.grouping import balanced_order, label_vectors
+from engine.model.label_tree import split, tree_bounds
 
 
 def test_clusters_end_up_in_the_same_groups():

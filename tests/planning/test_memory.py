@@ -93,6 +93,7 @@ MODERNBERT = replace(ENCODERS["ModernBERT-base"], window=0)
         ({"encoder_optimizer": "adamw8bit"}, {"encoder_optimizer": "adamw"}),
         ({"optimizer": "rowwise"}, {"optimizer": "adamw8bit"}),
         ({"intermediate": 0}, {"intermediate": 4096}),
+        ({"clusters": 0}, {"clusters": 32, "local": 64}),
         ({"trained": False}, {"trained": True}),
         ({"compute": "bf16"}, {"compute": "fp32"}),
         ({"words": 64}, {"words": 256}),

@@ -29,7 +29,8 @@ def test_a_plan_for_a_card_that_is_not_here_loads_no_torch():
 
 def test_table_with_bars_choice_reasons_and_larger_cards(capsys):
     out = plan(capsys, *CASE)
-    assert "fan-in 192 of 768 (75% sparse) and 128 words, groups of 32, 400,000 head labels dense, bf16" in out
+    sparse = "fan-in 192 of 768 (75% sparse) and 128 words, 16 clusters with 64 features of their own"
+    assert f"{sparse}, groups of 32, 400,000 head labels dense, bf16" in out
     assert "fan-in 192: the largest that fits; 256 needs" in out
     assert "with more memory: fan-in 256 from" in out
     rows = [line for line in out.splitlines() if line.endswith("█")]
@@ -64,7 +65,7 @@ def test_8_bit_weights_are_named_where_they_buy_fan_in(capsys):
 
 def test_a_way_of_training_that_fewer_head_labels_would_avoid_says_what_it_saves(capsys):
     out = plan(capsys, "--labels", "75000000", "--vram", "7", "--tokens", "128")
-    (line,) = [line for line in out.splitlines() if "micro_batch = 16" in line]
+    (line,) = [line for line in out.splitlines() if "micro_batch = 8" in line]
     assert "; without, " in line
 
 

@@ -29,6 +29,7 @@ OPTIONS = {
     "activation checkpointing": ["--set", "encoder.checkpointing=every_1"],
     "micro-batches": ["--set", "training.micro_batch=8"],
     "optimizer in backward": ["--set", "encoder.optimizer_in_backward=true"],
+    "local features": ["--set", "local.clusters=4", "--set", "auxiliary.weight=0.3"],
     "intermediate layer": ["--set", "intermediate.width=64", "--set", "classifier.fan_in=16"],
 }
 

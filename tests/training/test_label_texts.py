@@ -10,6 +10,7 @@ from test_runs_end_to_end import TRAINABLE, assert_same_bits, train
 
 from engine.cli import main
 from engine.config import RunConfig
+from engine.data.label_sets import LabelSets
 from engine.data.label_texts import LabelTexts
 from engine.data.store import Dataset, DatasetWriter
 from engine.planning.hardware import detect
@@ -78,6 +79,27 @@ def test_every_label_text_is_an_instance_with_that_label_alone(with_texts, tiny_
     if trainable == "all":
         ids = more.tokenizer(label_text(expected[5]))["input_ids"]
         assert read[0][0, : len(ids)].tolist() == ids
+
+
+def test_a_text_that_is_a_label_has_it_and_the_text_of_the_label_is_not_trained_on_twice(tiny_encoder, tmp_path):
+    rows = [(label_text(label), [(label + 1) % 120]) for label in range(60)]
+    with DatasetWriter(tmp_path / "own", "own", {"made": "here"}) as writer:
+        for number, (text, ids) in enumerate(rows):
+            writer.add("train", str(number), text, ids)
+        sets = LabelSets(np.arange(61), np.arange(60, dtype=np.int32))
+        writer.finish(
+            map(str, range(120)), map(label_text, range(120)), looks=lambda _: writer.add_filter("train", sets)
+        )
+    found = material(tmp_path / "own", tiny_encoder, tmp_path)  # by itself: the labels are texts like the instances
+    train, validation = found.train_rows[found.train_rows < 60], found.validation_rows
+    assert sorted([*train, *validation]) == list(range(60))
+    labels = found.labels.select(train)
+    assert [labels.row(i).tolist() for i in range(len(train))] == [sorted({n, (n + 1) % 120}) for n in train.tolist()]
+    alone = found.train_rows[len(train) :] - 60
+    assert set(alone.tolist()) == {*validation.tolist(), *range(60, 120)}
+    plain = material(tmp_path / "own", tiny_encoder, tmp_path, **{"data.augment_with_labels": False})
+    np.testing.assert_array_equal(plain.train_rows, train)
+    assert plain.labels.select(train[:1]).ids.tolist() == [(train[0] + 1) % 120]
 
 
 def test_labels_that_no_training_text_has_are_learned_from_their_own(with_texts, tiny_encoder, tmp_path, capsys):

@@ -18,6 +18,7 @@ from engine.cli import main
 from engine.runs import RunDirectory
 
 TRAINABLE = ["--set", "encoder.trainable=all", "--set", "encoder.learning_rate=1e-3"]
+LOCAL = [*TRAINABLE, "--set", "local.clusters=4", "--set", "rewire.interval=5"]
 
 
 def train(flags, output, *more) -> Path:
@@ -71,6 +72,8 @@ OPTIONS = {
     "rigl": ["--set", "rewire.method=rigl"],
     "never rewired": ["--set", "rewire.method=none"],
     "intermediate layer": ["--set", "intermediate.width=48", "--set", "classifier.fan_in=12"],
+    "local features": LOCAL,
+    "local features, frozen": ["--set", "local.clusters=4", "--set", "auxiliary.weight=0.3"],
     "auxiliary": [*TRAINABLE, "--set", "auxiliary.weight=0.3", "--set", "auxiliary.meta_labels=8"],
     "bf16": ["--set", "classifier.weight_dtype=bf16"],
     "fp8": ["--set", "classifier.weight_dtype=fp8"],
@@ -119,7 +122,7 @@ def stop_after(root: Path, steps: int) -> None:
         time.sleep(0.002)
 
 
-@pytest.mark.parametrize("more", [[], TRAINABLE], ids=["frozen", "trainable"])
+@pytest.mark.parametrize("more", [[], TRAINABLE, LOCAL], ids=["frozen", "trainable", "local features"])
 def test_a_stopped_run_resumes_to_the_same_bits(tiny_flags, tmp_path, more, monkeypatch):
     monkeypatch.setattr("engine.training.reporter.STOP_FILE_SECONDS", 0.0)
     flags = [*tiny_flags, *more, "--epochs", "30"]

@@ -88,7 +88,7 @@ def line_chart(
             ]
     keys = "".join(
         f'<span class="key"><i class="c{colour}{" dashed" if line.dashed else ""}"></i>{escape(line.name)} '
-        f"<b>{escape(y_format(float(f'{y[-1]:.4g}')))}</b></span>"
+        f"<b>{escape(y_format(float(f'{y[-1]:.6g}')))}</b></span>"
         for line, _, y, colour in drawn
     )
     return _figure(title, _plot(across, up, shapes, x_label, x_format, y_format), keys if legend else "")

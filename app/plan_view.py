@@ -15,6 +15,7 @@ from engine.words import counted
 PARTS, SMALL_SHARE = 8, 0.005  # colours of the bar; components smaller than that share of it share the last
 PHASES = {
     "features": "computing the features once", "encoder": "loading the encoder", "grouping": "grouping the labels",
+    "local features": "finding features of clusters",
     "classifier": "making the classifier", "forward": "step: reading the texts", "update": "step: updating the encoder",
     "classifier step": "step: the classifier", "backward": "step: learning from it",
     "embedding gradient": "step: the table of words", "evaluation": "evaluating", "rewiring": "rewiring",

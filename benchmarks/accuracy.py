@@ -1,6 +1,6 @@
 """Accuracy of many settings on many corpora with many seeds: every cell of the grid is a normal training.
 
-    python benchmarks/accuracy.py benchmarks/studies/fan_in.toml --output study --corpus datasets/mine [--jobs 4]
+    python benchmarks/accuracy.py benchmarks/studies/sparse.toml --output study --corpus datasets/mine [--jobs 4]
 
 The study names the settings: keys of the configuration, as `--set` takes them, in [settings.NAME], those of all in
 [always], and the setting that the others are compared with in `reference`. Several cells may share one GPU (--jobs).
@@ -27,6 +27,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+from engine.config import parse_assignment
 from engine.errors import DataError
 from engine.runs import RunDirectory, list_runs
 
@@ -60,11 +61,12 @@ class Cell:
         return run
 
     def result(self) -> dict[str, Any] | None:
-        """What `engine train --json` prints, if it is done."""
+        """What `engine train --json` prints, if it is done, with its plan and the metrics after each epoch."""
         run = self.run()
         if run is None or not (run.path / "result.json").exists():
             return None
-        return run.read_json("result.json") | {"plan": run.read_json("plan.json")}
+        curve = [event["metrics"] for event in run.events({"eval"})]
+        return run.read_json("result.json") | {"plan": run.read_json("plan.json"), "validation": curve}
 
     def command(self, profile: str) -> list[str]:
         run = self.run()
@@ -167,6 +169,9 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--corpus", nargs="+", help="datasets instead of those of the study")
     parser.add_argument("--seed", nargs="+", type=int, help="seeds instead of those of the study")
     parser.add_argument("--profile", default="auto")
+    parser.add_argument(
+        "--set", nargs="+", default=[], metavar="KEY=VALUE", help="for all cells, as the study's [always]"
+    )
     parser.add_argument("--jobs", type=int, default=1, help="trainings at a time")
     parser.add_argument("--only-table", action="store_true", help="train nothing, print what is there")
     given = parser.parse_args(arguments)
@@ -176,6 +181,7 @@ def main(arguments: list[str]) -> int:
         parser.error("the study names no corpora: give --corpus")
     if (reference := study.get("reference")) not in (None, *study["settings"]):
         parser.error(f"the reference {reference!r} is none of the settings")
+    study["always"] = dict(parse_assignment(text) for text in given.set) | study.get("always", {})
     cells = cells_of(study, corpora, seeds, given.output)
     grid = Study(cells, given.profile)
     for number in (signal.SIGINT, signal.SIGTERM):

@@ -58,10 +58,11 @@ def omikuji_trees(bonsai: bool) -> Trainer:
 
 
 def write_examples(path: Path, words_NV: csr_matrix, labels: LabelSets, n_labels: int) -> None:
-    """The text format of the extreme classification repository."""
+    """The text format of the extreme classification repository, without the texts that have no word: none is read."""
+    rows = np.flatnonzero(np.diff(words_NV.indptr))
     with path.open("w") as file:
-        file.write(f"{words_NV.shape[0]} {words_NV.shape[1]} {n_labels}\n")
-        for row in range(words_NV.shape[0]):
+        file.write(f"{len(rows)} {words_NV.shape[1]} {n_labels}\n")
+        for row in rows:
             span = slice(words_NV.indptr[row], words_NV.indptr[row + 1])
             pairs = zip(words_NV.indices[span], words_NV.data[span], strict=True)
             ids = labels.ids[labels.offsets[row] : labels.offsets[row + 1]]

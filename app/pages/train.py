@@ -28,6 +28,7 @@ from engine.errors import ConfigError, EngineError
 
 ENCODER = "encoder.name"
 LOOKING = "this machine is still being looked at, some seconds"
+STILL_LOOKING = "this machine is still being looked at; wait a moment, or choose a profile"
 LOOKING_SECONDS = 60.0
 RUNS_OFFERED = 100
 FIELDS_IN_A_ROW = 3
@@ -197,10 +198,7 @@ class TrainPage:
         if chosen != "auto":
             return chosen
         if self.shared.machine.profile is None:
-            raise ConfigError(
-                self.shared.machine.problem
-                or "this machine is still being looked at; wait a moment, or choose a profile"
-            )
+            raise ConfigError(self.shared.machine.problem or STILL_LOOKING)
         return self.shared.machine.profile
 
     def _defaults(self, chosen: str) -> list[Any]:
@@ -239,7 +237,7 @@ class TrainPage:
             profile = self._profile(profile)
             config, _, filled = self._configuration(data, profile, name, given)
         except EngineError as error:
-            said = note(in_words(str(error)), problem=str(error) != LOOKING)
+            said = note(in_words(str(error)), problem=str(error) != STILL_LOOKING)
             return gr.update(value=said, visible=True), gr.skip()
         always = {"data.path": config.data.path} | ({"run.name": config.run.name} if config.run.name else {})
         if config.run.output != RunConfig().run.output:

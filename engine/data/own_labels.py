@@ -8,11 +8,13 @@ labels and the training data say that almost no text has itself.
 """
 
 import hashlib
+from array import array
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
 
+from engine.data.arrays import ragged_positions
 from engine.data.filters import filter_sets
 from engine.data.label_sets import LabelSets
 from engine.data.manifest import LABELS_FILE, open_parquet, split_files
@@ -51,33 +53,30 @@ def _are_taken_out(pairs: LabelSets, labels: LabelSets) -> bool:
 
 
 def _pairs(file: Path, instances: int, hash_M: np.ndarray, label_M: np.ndarray) -> LabelSets:
-    rows, labels, start = [], [], 0
+    rows, labels, start = [np.zeros(0, dtype=np.int64)], [np.zeros(0, dtype=np.int64)], 0
     for texts in _columns(file, ["text"]):
         hash_B = np.array([_hash(text) for (text,) in texts], dtype=np.uint64)
-        first, last = np.searchsorted(hash_M, hash_B), np.searchsorted(hash_M, hash_B, side="right")
-        for row in np.flatnonzero(last > first):
-            own = label_M[first[row] : last[row]]
-            rows.append(np.full(len(own), start + row, dtype=np.int64))
-            labels.append(own)
+        first = np.searchsorted(hash_M, hash_B)
+        count = np.searchsorted(hash_M, hash_B, side="right") - first
+        rows.append(np.repeat(np.arange(start, start + len(texts)), count))
+        labels.append(label_M[ragged_positions(first, count)])
         start += len(texts)
-    if not rows:
-        return LabelSets(np.zeros(instances + 1, dtype=np.int64), np.zeros(0, dtype=np.int32))
     return filter_sets(np.concatenate(rows), np.concatenate(labels), np.arange(instances))
 
 
 def _label_hashes(file: Path) -> tuple[np.ndarray, np.ndarray]:
     """(hashes of the texts of labels, uint64 ascending, the labels they are of, int64)."""
-    hashes, labels, start = [], [], 0
+    hashes, labels, start = array("Q"), array("q"), 0
     for part in _columns(file, ["name", "text"]):
         for label, (name, text) in enumerate(part, start):
             if text and not text.isspace():
                 forms = {_hash(text)}
                 if text.startswith(f"{name}. "):
                     forms.add(_hash(text[len(name) + 2 :]))
-                hashes += forms
-                labels += [label] * len(forms)
+                hashes.extend(forms)
+                labels.extend([label] * len(forms))
         start += len(part)
-    hash_M, label_M = np.array(hashes, dtype=np.uint64), np.array(labels, dtype=np.int64)
+    hash_M, label_M = np.frombuffer(hashes, np.uint64), np.frombuffer(labels, np.int64)
     order = np.argsort(hash_M, kind="stable")
     return hash_M[order], label_M[order]
 

@@ -216,7 +216,7 @@ def _before_training(s: Setting, below: Phase) -> dict[str, Phase]:
             work = {"label vectors": vectors, "encoder forward": forward}
         phases["grouping"] = below | _threads(s, 1) | work
         if s.clusters:
-            own = {"texts of clusters": 4 * s.clusters * s.width * (s.width + 1)}
+            own = {"covariances of clusters": 4 * s.clusters * s.width * (s.width + 1)}
             own["encoder forward"] = forward + 4 * 4 * s.width * batch
             phases["local features"] = below | _threads(s, 1) | own
     scratch = initial_bytes(s.layers(), s.width)

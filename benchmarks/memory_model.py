@@ -34,6 +34,8 @@ from engine.model.classifier import Classifier, ClassifierShape
 from engine.model.encoder import FeatureHead, TextEncoder, checkpoint_activations
 from engine.model.features import FeatureModel, Inputs
 from engine.model.grouping import balanced_order, label_vectors
+from engine.model.local_features import local_directions
+from engine.model.local_layout import LocalLayout
 from engine.model.meta_labels import first_weight
 from engine.model.rewiring import rewire_layer
 from engine.model.words import Words
@@ -179,9 +181,13 @@ class Measured:
         layout = ClassifierShape(
             self.plan.labels, self.plan.head, self.plan.width, self.plan.fan_in, self.plan.group_size,
             self.config.classifier.optimizer, self.plan.weight_dtype, self.plan.words, self.plan.head_words,
-            self.plan.vocabulary,
+            self.plan.vocabulary, self.plan.clusters, self.plan.local,
         )  # fmt: skip
+        if layout.clusters:
+            self._find_local_features(model, layout.layout)
         classifier = Classifier.new(layout, backend, self.device, SEED)
+        if layout.clusters:
+            classifier.read_local()
         weight = first_weight(self.config.auxiliary, self.plan.sparsity, self.trained)
         auxiliary = AuxiliaryObjective(self.config.auxiliary, weight, classifier, SEED) if weight else None
         self._end("classifier")
@@ -191,7 +197,7 @@ class Measured:
             step(batch, number, 1000, 1.0, number == STEPS)
         self._end("steps")
         generator = torch.Generator(self.device).manual_seed(SEED)
-        rewire_layer(classifier.layers[-1], self.plan.width, 0.2, generator)
+        rewire_layer(classifier.layers[-1], self.plan.width, 0.2, generator, local=layout.layout)
         self._end("rewiring")
         with torch.no_grad():
             texts = max(1, EVALUATION_TOKENS // self.case.tokens)
@@ -207,6 +213,8 @@ class Measured:
         if self.trained and self.plan.checkpoint_every:
             checkpoint_activations(self.encoder, self.plan.checkpoint_every)
         head = FeatureHead(self.encoder.width, 0, self.config.encoder.dropout)
+        if self.plan.clusters:
+            head.add_local(self.plan.clusters * self.plan.local)
         words = Words(torch.ones(self.plan.vocabulary)) if self.plan.vocabulary else None
         model = FeatureModel(self.encoder if self.trained else None, head, words)
         optimizer = make_optimizer(
@@ -228,20 +236,28 @@ class Measured:
     @torch.no_grad()
     def _group(self, model: FeatureModel) -> None:
         model.eval()
-        texts = max(1, GROUPING_TOKENS // self.case.tokens)
-
-        def features() -> Iterator[tuple[Tensor, np.ndarray, np.ndarray]]:
-            for _ in range(BATCHES):
-                offsets, ids = self._labels(texts)
-                yield model.encode(self._inputs(texts)).float(), offsets, ids.astype(np.int32)
-
         memory = int(ORDER_SHARE * self.plan.classifier_bytes)
-        vectors = label_vectors(features(), self.plan.labels, self.encoder.width, SEED, memory)
+        vectors = label_vectors(self._encoded(model), self.plan.labels, self.encoder.width, SEED, memory)
         label_at = np.arange(self.plan.labels, dtype=np.int32)
         for labels in (label_at[: self.plan.head], label_at[self.plan.head :]):
             if len(labels):
                 balanced_order(vectors, self.plan.group_size, SEED, torch.from_numpy(labels)).cpu()
         self._end("grouping")
+
+    @torch.no_grad()
+    def _find_local_features(self, model: FeatureModel, layout: LocalLayout) -> None:
+        batches = (
+            (model.head.shared(x_BD), offsets, ids.astype(np.int64) - self.plan.head)
+            for x_BD, offsets, ids in self._encoded(model)
+        )
+        local_directions(batches, np.ones(layout.labels, dtype=np.float32), layout)
+        self._end("local features")
+
+    def _encoded(self, model: FeatureModel) -> Iterator[tuple[Tensor, np.ndarray, np.ndarray]]:
+        texts = max(1, GROUPING_TOKENS // self.case.tokens)
+        for _ in range(BATCHES):
+            offsets, ids = self._labels(texts)
+            yield model.encode(self._inputs(texts)).float(), offsets, ids.astype(np.int32)
 
     def _inputs(self, texts: int) -> Inputs:
         if self.trained:

@@ -218,6 +218,7 @@ def _config(shape: Shape, options: PipelineOptions) -> RunConfig:
             "classifier.head_fraction": shape.head_fraction,
             "hardware.memory_gib": options.memory_gib or "auto",
             "words.fan_in": 0,  # the figures of other systems are without
+            "local.clusters": 0,
             **options.config,
         }
     )

@@ -175,7 +175,7 @@ def _new_layer(
     device, index = generator.device, None
     if start == shape.head or words or shape.clusters:
         groups = -(-labels // shape.group_size)
-        local = shape.local if start == shape.head else 0
+        local = min(shape.local, fan_in) if start == shape.head else 0  # a fan-in may have been lowered since
         columns = (words, shape.vocabulary, local, shape.features)
         index = random_index(groups, fan_in, shape.width, generator, *columns)
     weight = torch.empty(labels, fan_in + words, dtype=DTYPES[shape.weight_dtype], device=device)

@@ -145,6 +145,19 @@ def test_a_step_gives_gradients_to_all_features_and_none_to_words():
     assert loss > 0
 
 
+def test_a_fan_in_below_the_features_of_a_cluster_can_be_loaded_and_rewired():
+    wide = Classifier.new(shape(), reference, "cpu", seed=0)
+    wide.read_local()
+    wide.narrow(3)
+    loaded = Classifier.new(wide.shape, reference, "cpu", seed=1)
+    for name, tensor in loaded.tensors().items():
+        tensor.copy_(wide.tensors()[name])
+    tail = loaded.layers[1]
+    assert tail.index.shape == (13, 3 + 4)
+    assert rewire_layer(tail, WIDTH, 0.5, torch.Generator().manual_seed(0), local=LAYOUT) == 2
+    assert (tail.index[:, 1:] > tail.index[:, :-1]).all()
+
+
 @pytest.mark.parametrize("method", ["set", "rigl"])
 def test_rewiring_stays_within_the_cluster(method):
     classifier = Classifier.new(shape(), reference, "cpu", seed=0)

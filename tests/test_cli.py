@@ -44,8 +44,8 @@ def test_surface_changes_only_on_purpose():
             "--data --debug --device --format --json --k --output --overwrite --propensity --split --top model".split()
         ),
         "engine data import": sorted(
-            "--debug --delimiter --format --labels-column --name --output --overwrite --seed --strict --test-fraction "
-            "--text-column source".split()
+            "--debug --delimiter --format --keep-own-labels --labels-column --name --output --overwrite --seed "
+            "--strict --test-fraction --text-column source".split()
         ),
         "engine data inspect": sorted("--debug --json --output --propensity --samples dataset".split()),
         "engine data columns": ["--debug", "--format", "--json", "--rows", "source"],

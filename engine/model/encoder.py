@@ -68,10 +68,8 @@ class FeatureHead(nn.Module):
     def add_local(self, columns: int) -> None:
         """From here on the classifier reads so many local features, too; their directions are 0."""
         self.local = nn.utils.skip_init(nn.Linear, self.width, columns)
-        self.local.requires_grad_(False)
-        self.local.weight.zero_()
-        self.local.bias.zero_()
-        self.local.requires_grad_(True)
+        for parameter in self.local.parameters():
+            parameter.data.zero_()
 
     def shared(self, x_BD: Tensor) -> Tensor:
         """The features that all labels choose from: fp32 [B, D of the encoder] → fp32 [B, D]."""

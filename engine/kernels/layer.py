@@ -25,8 +25,8 @@ class LabelLayer:
     weight [L, F], any of fp32, bf16, fp16, fp8 (e4m3, stored times FP8_SCALE) · bias [L] fp32 ·
     index [M, F] int16 or int32, each row ascending and without duplicates, or None: F = D, every feature.
     Row l reads the columns index[l // group_size] of x, of which the last `words` are words. `start` is the label-order
-    id of row 0, `state` the optimizer's tensors, `readers` the most groups in a row that read the same features (0: all
-    read features as they come).
+    id of row 0, `state` the optimizer's tensors, `readers` the most groups in a row that may all read the same
+    features (0: what they read is spread evenly).
     """
 
     weight: Tensor

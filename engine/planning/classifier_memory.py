@@ -117,7 +117,8 @@ def topk_bytes(layer: Layer, width: int, vocabulary: int, batch: int, k: int, ba
 def rewiring_bytes(layer: Layer, choices: int, features: int, method: str, device: str) -> int:
     """Scores of a block of groups (4 bytes, and 5 while the best are chosen), its weights and where they move (32).
 
-    choices: features that a group may read, of all there are."""
+    choices: features that a group may read · features: that there are.
+    """
     labels, fan_in, group, *_ = layer
     groups = min(-(-labels // group), max(1, REWIRING_ELEMENTS // max(choices, group * fan_in)))
     gradient = 4 * min(BLOCK_BYTES[device], 4 * labels * features) if method == "rigl" else 0

@@ -139,7 +139,7 @@ def gather(config: RunConfig, hardware: Hardware, dataset: Dataset, reporter: Re
     if label_texts:
         parts.append(label_texts)
         own, alone = dataset.train.filter, np.ones(len(label_texts), dtype=bool)
-        if own is not None:  # a text that is a label has that label rather than twice a text and once the label
+        if own is not None:  # once with and once without its own label, a text would contradict itself
             labels = MergedSets(labels, own)
             alone = ~np.isin(label_texts.ids, own.select(train_rows).ids)
         labels = JoinedSets(labels, label_texts.labels)

@@ -102,6 +102,7 @@ def test_ctrl_c_keeps_what_is_done(random_model, texts, tmp_path):
     process = subprocess.Popen(
         [sys.executable, "-m", "engine", *arguments(random_model, many, output)],
         env={**os.environ, "PYTHONPATH": str(SOURCE)}, stderr=subprocess.PIPE, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background job ignores it
     )  # fmt: skip
     partial = tmp_path / "out.jsonl.partial"
     while not (partial.exists() and partial.stat().st_size):

@@ -121,7 +121,7 @@ WORDS = {
     "classifier.allow_lower_fan_in": "otherwise the training ends there, with advice",
     "words.fan_in": "exact words, which the encoder blurs; auto: 256, fewer where memory is short; 0: none",
     "words.learning_rate": "how far one step may move the weights of a label with 64 words; less with more",
-    "local.clusters": "up to 64 each, in which the texts of their labels differ; auto: 16, few labels fewer; 0: none",
+    "local.clusters": "in which their labels differ most; auto: 64, few labels fewer; 0: none",
     "local.learning_rate": "how far one step may move these directions",
     "rewire.method": "set: at random; rigl: where they would help most now; none: connections stay as they are",
     "rewire.interval": "each time, the weakest connections of a label make room for new ones",

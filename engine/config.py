@@ -46,8 +46,8 @@ class Data:
     )
     augment_with_labels: bool | Auto = key(
         "auto",
-        "train on the text of every label that has one as well, with that label alone; auto: where labels are texts "
-        "like the instances (there are reciprocal filters)",
+        "train on the text of every label that has one as well, with that label alone; auto: where they add at most half "
+        "to the training texts, or are texts like these (there are reciprocal filters)",
     )
 
 
@@ -60,7 +60,7 @@ class Encoder:
     learning_rate: float = key(1e-4, "peak learning rate of the encoder", at_least=0.0)
     weight_decay: float = key(0.01, "decoupled weight decay of the encoder", at_least=0.0)
     clip_norm: float = key(1.0, "gradient clipping of the encoder; 0: none", at_least=0.0)
-    dropout: float = key(0.1, "dropout on the features that the classifier reads", at_least=0.0, at_most=0.95)
+    dropout: float = key(0.05, "dropout on the features that the classifier reads", at_least=0.0, at_most=0.95)
     checkpointing: str = key("auto", "activation checkpointing: auto, off, or every_n (every n-th layer)")
     optimizer_in_backward: bool | Auto = key(
         "auto", "update each matrix as soon as its gradient is there: less memory, clipped one by one"
@@ -76,7 +76,12 @@ class Intermediate:
 
 @dataclass(frozen=True)
 class Classifier:
-    fan_in: int | Literal["auto", "dense"] = key("auto", "features that one label reads", at_least=1)
+    fan_in: int | Literal["auto", "dense"] = key(
+        "auto",
+        "features that one label reads; auto: up to half of them, as memory allows, and all where labels are few and the "
+        "encoder is trained",
+        at_least=1,
+    )
     group_size: int | Auto = key("auto", "labels that share one set of features", at_least=1, at_most=1024)
     head_fraction: float | Auto = key(
         "auto",
@@ -113,9 +118,9 @@ class Words:
 class Local:
     clusters: int | Auto = key(
         "auto",
-        "clusters of neighbouring labels, each with up to 64 features of its own, directions in which their texts "
-        "differ; auto: 16, less for few labels, where the encoder is trained and labels read at most half of the "
-        "features; 0: none",
+        "clusters of neighbouring labels with features of their own, directions in which their labels differ; a label "
+        "reads up to 64 such features; auto: 64, less for few labels, where the encoder is trained and labels read at "
+        "most half of the features; 0: none",
         at_least=0,
         at_most=1024,
     )
@@ -124,7 +129,9 @@ class Local:
 
 @dataclass(frozen=True)
 class Rewire:
-    method: Literal["set", "rigl", "none"] = key("set", "grow connections at random, by gradient, or never")
+    method: Literal["set", "rigl", "none"] = key(
+        "set", "grow connections at random, by gradient, or never; those to features of clusters are trained and stay"
+    )
     interval: int = key(100, "steps between two rewirings", at_least=1)
     fraction: float = key(0.2, "share of connections replaced at first, cosine-decayed", at_least=0.0, at_most=1.0)
     stop_at: float = key(2 / 3, "no rewiring after this share of training", at_least=0.0, at_most=1.0)

@@ -46,7 +46,8 @@ def _header(order: list[tuple[str, Tensor]]) -> bytes:
 
     types = {
         torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.float8_e4m3fn: "F8_E4M3",
-        torch.int64: "I64", torch.int32: "I32", torch.int16: "I16", torch.uint8: "U8", torch.bool: "BOOL",
+        torch.int64: "I64", torch.int32: "I32", torch.int16: "I16", torch.uint16: "U16",
+        torch.uint8: "U8", torch.bool: "BOOL",
     }  # fmt: skip
     entries, start = {}, 0
     for name, tensor in order:

@@ -14,7 +14,7 @@ from engine.tensorfile import save_tensors
 
 DTYPES = [
     torch.float32, torch.float16, torch.bfloat16, torch.float8_e4m3fn,
-    torch.int64, torch.int32, torch.int16, torch.uint8, torch.bool,
+    torch.int64, torch.int32, torch.int16, torch.uint16, torch.uint8, torch.bool,
 ]  # fmt: skip
 
 

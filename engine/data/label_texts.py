@@ -20,6 +20,7 @@ from engine.data.store import Dataset
 from engine.errors import ConfigError
 
 _READ_ROWS = 1 << 14  # texts decoded at a time
+MOST_ADDED = 0.5  # of the training texts, by themselves
 
 
 @dataclass(frozen=True)
@@ -58,10 +59,15 @@ class LabelTexts:
 
 
 def are_trained_on(dataset: Dataset, augment: bool | str) -> bool:
-    """Whether the texts of labels are; auto: where labels are texts like the instances, as reciprocal filters say."""
+    """Whether the texts of labels are; auto: where they add at most half to the training texts, or are texts like
+    these, as reciprocal filters say."""
     if augment != "auto":
         return bool(augment)
-    return dataset.train.filter is not None and len(dataset.train.filter.ids) > 0 and _has_texts(dataset)
+    if not _has_texts(dataset):
+        return False
+    if dataset.train.filter is not None and len(dataset.train.filter.ids) > 0:
+        return True
+    return sum(map(len, _parts(dataset.path / LABELS_FILE))) <= len(dataset.train) * MOST_ADDED
 
 
 def _has_texts(dataset: Dataset) -> bool:

@@ -108,7 +108,11 @@ def _summary(info: BundleInfo, size: int, result: Mapping[str, Any]) -> str:
 def _local(shape: ClassifierShape) -> str:
     if not shape.clusters:
         return ""
-    return f"Each of {shape.clusters} clusters of them may choose from {shape.local} linear features of its own, too. "
+    coarse = f" and each of {shape.coarse} larger ones" if shape.coarse else ""
+    return (
+        f"Each of {shape.clusters} clusters of them{coarse} has {shape.local} linear features of its own, which are among "
+        "those that its labels read. "
+    )
 
 
 def _words(shape: ClassifierShape) -> str:

@@ -57,7 +57,7 @@ def cause(error: BaseException) -> str:
 def _results(step: Callable, device: torch.device | str) -> dict[str, Tensor]:
     """What one step of a rowwise-trained bf16 layer leaves, on the CPU in fp32."""
     random = torch.Generator().manual_seed(1)
-    index_MF = torch.randperm(WIDTH, generator=random)[None, :FAN_IN].sort(dim=1).values.to(torch.int16)
+    index_MF = torch.randperm(WIDTH, generator=random)[None, :FAN_IN].sort(dim=1).values.to(torch.uint16)
     weight_LF = (torch.randn(LABELS, FAN_IN, generator=random) * 0.5).to(torch.bfloat16)
     layer = LabelLayer(weight_LF.to(device), torch.zeros(LABELS, device=device), index_MF.to(device), LABELS)
     layer.state = new_state("rowwise", layer.weight)

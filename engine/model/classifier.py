@@ -40,7 +40,8 @@ class ClassifierShape:
     """labels L = head + tail, width D, fan_in F and group_size G of the tail; optimizer and storage type.
 
     words, head_words: how many of the `vocabulary` words a tail and a head label read beside the features · clusters,
-    local: of how many clusters of the tail each has so many features of its own, behind the D others.
+    coarse, local: of how many clusters of the tail, and of coarser ones, each has so many features of its own, behind
+    the D others.
     """
 
     labels: int
@@ -54,19 +55,27 @@ class ClassifierShape:
     head_words: int = 0
     vocabulary: int = 0
     clusters: int = 0
+    coarse: int = 0
     local: int = 0
 
     @property
     def features(self) -> int:
         """Columns of x before the words."""
-        return self.width + self.clusters * self.local
+        return self.width + (self.clusters + self.coarse) * self.local
+
+    @property
+    def local_read(self) -> int:
+        """Local features among the fan-in of a tail label; a fan-in may have been lowered since they were chosen."""
+        return min(self.local * (2 if self.coarse else 1), self.fan_in)
 
     @property
     def layout(self) -> LocalLayout | None:
         """Of the local features."""
         if not self.clusters:
             return None
-        return LocalLayout(self.labels - self.head, self.group_size, self.width, self.clusters, self.local)
+        return LocalLayout(
+            self.labels - self.head, self.group_size, self.width, self.clusters, self.coarse, self.local
+        )
 
 
 @dataclass
@@ -142,13 +151,12 @@ class Classifier:
         part.copy_(words_KW + self.shape.features)
 
     def read_local(self) -> None:
-        """Every group reads the local features of its cluster, instead of those of the first."""
-        shape, tail, layout = self.shape, self.layers[-1], self.shape.layout
-        rows = max(1, INIT_ELEMENTS // shape.fan_in)
+        """Every group reads the local features of its clusters, instead of the first there are."""
+        tail, layout = self.layers[-1], self.shape.layout
+        rows = max(1, INIT_ELEMENTS // self.shape.fan_in)
         for first in range(0, len(tail.index), rows):
-            part = tail.index[first : first + rows, : tail.features]
-            columns_K = torch.from_numpy(layout.first_columns(first, len(part))).to(part.device)
-            part[:, tail.features - shape.local :] = columns_K[:, None] + torch.arange(shape.local, device=part.device)
+            part = tail.index[first : first + rows, tail.features - self.shape.local_read : tail.features]
+            part.copy_(torch.from_numpy(layout.columns(first, len(part))))
 
     def narrow(self, fan_in: int) -> None:
         """Lowers the fan-in of the tail; each group keeps its strongest connections."""
@@ -175,7 +183,7 @@ def _new_layer(
     device, index = generator.device, None
     if start == shape.head or words or shape.clusters:
         groups = -(-labels // shape.group_size)
-        local = min(shape.local, fan_in) if start == shape.head else 0  # a fan-in may have been lowered since
+        local = shape.local_read if start == shape.head else 0
         columns = (words, shape.vocabulary, local, shape.features)
         index = random_index(groups, fan_in, shape.width, generator, *columns)
     weight = torch.empty(labels, fan_in + words, dtype=DTYPES[shape.weight_dtype], device=device)
@@ -203,11 +211,11 @@ def random_index(
     local: int = 0,
     features: int | None = None,
 ) -> Tensor:
-    """[M, fan_in + words] int16 (int32 from 32,768 columns of x on), ascending in each row: distinct ids below `width`,
-    `local` of the fan-in the first columns behind these, and the first `words` of the vocabulary, whose columns follow
-    `features` (None: width) others."""
+    """[M, fan_in + words] uint16 (int32 from 65,537 columns of x on), ascending in each row: distinct ids below
+    `width`, `local` of the fan-in the first columns behind these, and the first `words` of the vocabulary, whose columns
+    follow `features` (None: width) others."""
     features = features or width
-    dtype = torch.int16 if features + vocabulary <= 32767 else torch.int32
+    dtype = torch.uint16 if features + vocabulary <= 1 << 16 else torch.int32
     index = torch.empty(groups, fan_in + words, dtype=dtype, device=generator.device)
     index[:, fan_in:] = torch.arange(features, features + words, device=generator.device)
     index[:, fan_in - local : fan_in] = torch.arange(width, width + local, device=generator.device)

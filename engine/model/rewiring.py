@@ -1,7 +1,8 @@
 """Sparse evolutionary training of the tail's connections (SET: Mocanu et al. 2018; RigL: Evci et al. 2020).
 
 Now and then every group drops the connections with the smallest root-mean-square weight over its labels
-and grows as many others, chosen at random or by gradient. New weights are zero. Index rows stay ascending
+and grows as many others, chosen at random or by gradient. New weights are zero. Features of clusters are trained
+themselves and stay: dropping some of them cost 0.3 points of precision (docs/accuracy.md). Index rows stay ascending
 and free of duplicates; optimizer state moves with its weight and starts at zero for a new one.
 """
 
@@ -19,7 +20,6 @@ from engine.config import Rewire
 from engine.kernels.adamw8bit import QUANTIZATION_BLOCK, quantile_map
 from engine.kernels.layer import LabelLayer, Positives
 from engine.kernels.optimizers import new_state, row_quantum
-from engine.model.local_layout import LocalLayout
 
 BLOCK_ELEMENTS = 1 << 22  # of [groups, D] scores and [rows, F] weights at once
 
@@ -50,20 +50,19 @@ def rewire_layer(
     share: float,
     generator: torch.Generator,
     gradient: GrowthBatch | None = None,
-    local: LocalLayout | None = None,
+    local: int = 0,
 ) -> int:
-    """Replaces round(share * F) connections of every group in place; returns how many.
+    """Replaces that share of every group's connections to the D features, rounded, in place; returns how many.
 
-    width: D. gradient: a batch makes growth follow its gradient, None makes it random. local: where clusters have
-    features of their own, among which their groups choose, too. A group can at most grow the features that it does
-    not read. Words stay as they are: see engine.model.word_choice.
+    width: D. gradient: a batch makes growth follow its gradient, None makes it random. local: connections of a group
+    to features of its clusters, which are trained and stay. A group can at most grow the features that it does not
+    read. Words stay as they are: see engine.model.word_choice.
     """
-    choices = width + (local.each if local else 0)
-    count = min(round(share * layer.features), choices - layer.features)
-    if layer.index is None or count == 0:
+    count = min(round(share * (layer.features - local)), width - layer.features)
+    if layer.index is None or count <= 0:
         return 0
-    for first, scores_KD in _growth_scores(layer, width, generator, gradient, local):
-        _rewire_groups(layer, first, scores_KD, count, width, local)
+    for first, scores_KD in _growth_scores(layer, width, generator, gradient):
+        _rewire_groups(layer, first, scores_KD, count)
     return count
 
 
@@ -88,7 +87,7 @@ def narrow_layer(layer: LabelLayer, fan_in: int, optimizer: str) -> None:
         energy_KF.index_add_(0, group_of_row, weight.square())
         kept_KF = energy_KF[:, : layer.features].topk(fan_in, dim=1).indices.sort(dim=1).values
         kept_KF = torch.cat([kept_KF, words_W.expand(len(kept_KF), -1)], dim=1)
-        index[some] = layer.index[some].gather(1, kept_KF)
+        index[some] = layer.index[some].long().gather(1, kept_KF).to(index.dtype)
         narrow[rows] = weight.gather(1, kept_KF[group_of_row]).to(narrow.dtype)
     on_host = narrow.to("cpu", copy=True)
     layer.index = index
@@ -100,41 +99,25 @@ def narrow_layer(layer: LabelLayer, fan_in: int, optimizer: str) -> None:
 
 
 def _growth_scores(
-    layer: LabelLayer,
-    width: int,
-    generator: torch.Generator,
-    gradient: GrowthBatch | None,
-    local: LocalLayout | None,
+    layer: LabelLayer, width: int, generator: torch.Generator, gradient: GrowthBatch | None
 ) -> Iterator[tuple[int, Tensor]]:
-    """Yields (first group, fp32 [K, D and the cluster's own features], larger is better)."""
+    """Yields (first group, fp32 [K, D], larger is better)."""
     quantum = row_quantum("adamw8bit" if "moment1" in layer.state else "rowwise", layer.group_size, layer.fan_in)
     groups_a_quantum = quantum // layer.group_size
     if gradient is not None:
         batch = (gradient.x_BD, gradient.positives, gradient.loss)
-        columns = width + (local.clusters * local.each if local else 0)
-        for first, energy_KD in gradient.backend.gradient_energy(layer, *batch, quantum, columns):
-            yield first, _own_columns(energy_KD, first, local) if local else energy_KD
+        yield from gradient.backend.gradient_energy(layer, *batch, quantum, width)
         return
     groups = layer.index.shape[0]
-    choices = width + (local.each if local else 0)
-    floats_a_group = max(choices, layer.group_size * layer.fan_in)
+    floats_a_group = max(width, layer.group_size * layer.fan_in)
     rows = max(1, BLOCK_ELEMENTS // floats_a_group // groups_a_quantum) * groups_a_quantum
     for first in range(0, groups, rows):
-        size = (min(rows, groups - first), choices)
+        size = (min(rows, groups - first), width)
         yield first, torch.rand(size, generator=generator, device=generator.device)
 
 
-def _own_columns(scores_KX: Tensor, first: int, local: LocalLayout) -> Tensor:
-    """Of scores of all columns those that the groups from `first` on may read: [K, D and the cluster's own]."""
-    own_K = torch.from_numpy(local.first_columns(first, len(scores_KX))).to(scores_KX.device)
-    own_KN = own_K[:, None] + torch.arange(local.each, device=scores_KX.device)
-    return torch.cat([scores_KX[:, : local.width], scores_KX.gather(1, own_KN)], dim=1)
-
-
-def _rewire_groups(
-    layer: LabelLayer, first: int, scores_KD: Tensor, count: int, width: int, local: LocalLayout | None
-) -> None:
-    groups, fan_in, group = scores_KD.shape[0], layer.fan_in, layer.group_size
+def _rewire_groups(layer: LabelLayer, first: int, scores_KD: Tensor, count: int) -> None:
+    (groups, width), fan_in, group = scores_KD.shape, layer.fan_in, layer.group_size
     rows = slice(first * group, min((first + groups) * group, layer.labels))
     index_KF = layer.index[first : first + groups].long()
     weight = layer.weight[rows].float()
@@ -142,20 +125,16 @@ def _rewire_groups(
     # A last group may be short: the mean over its rows is still the mean over its labels.
     group_of_row = torch.arange(weight.shape[0], device=weight.device) // group
     energy_KF = torch.zeros(groups, fan_in, device=weight.device).index_add_(0, group_of_row, weight.square())
-    dropped = energy_KF[:, : layer.features].topk(count, dim=1, largest=False, sorted=True).indices
+    stays_KF = index_KF >= width  # features of clusters, and words
+    dropped = energy_KF.masked_fill_(stays_KF, torch.inf).topk(count, dim=1, largest=False, sorted=True).indices
 
-    choice_KF = index_KF[:, : layer.features]
-    if local:  # all local columns that a group reads are of its cluster
-        choice_KF = torch.where(choice_KF < width, choice_KF, width + (choice_KF - width) % local.each)
-    taken = torch.zeros_like(scores_KD, dtype=torch.bool).scatter_(1, choice_KF, True)
-    grown = scores_KD.masked_fill(taken, -torch.inf).topk(count, dim=1).indices
-    if local:
-        own_K1 = torch.from_numpy(local.first_columns(first, groups)).to(grown.device)[:, None]
-        grown = torch.where(grown < width, grown, grown - width + own_K1)
+    taken = torch.zeros(groups, width + 1, dtype=torch.bool, device=weight.device)
+    taken.scatter_(1, index_KF.masked_fill(stays_KF, width), True)
+    grown = scores_KD.masked_fill(taken[:, :width], -torch.inf).topk(count, dim=1).indices
     index_KF.scatter_(1, dropped, grown)
     is_new_KF = torch.zeros_like(index_KF, dtype=torch.bool).scatter_(1, dropped, True)
 
-    index_KF, place_KF = index_KF.sort(dim=1)  # words stand behind all features, as before
+    index_KF, place_KF = index_KF.sort(dim=1)  # what stays keeps its place behind the D features
     layer.index[first : first + groups] = index_KF.to(layer.index.dtype)
     place_RF = place_KF[group_of_row]
     is_new_RF = is_new_KF[group_of_row]

@@ -37,7 +37,7 @@ def classifier_bytes(layers: list[Layer], optimizer: str, columns: int) -> dict[
 
 def index_bytes(columns: int) -> int:
     """Of one id of a column of x."""
-    return 2 if columns <= 32767 else 4
+    return 2 if columns <= 1 << 16 else 4
 
 
 def is_fused(layer: Layer, backend: str, optimizer: str = "rowwise") -> bool:
@@ -114,15 +114,12 @@ def topk_bytes(layer: Layer, width: int, vocabulary: int, batch: int, k: int, ba
     return best + 2 * min(SCRATCH_BYTES, batch * k * block * 8) + 8 * width * batch
 
 
-def rewiring_bytes(layer: Layer, choices: int, features: int, method: str, device: str) -> int:
-    """Scores of a block of groups (4 bytes, and 5 while the best are chosen), its weights and where they move (32).
-
-    choices: features that a group may read · features: that there are.
-    """
+def rewiring_bytes(layer: Layer, width: int, method: str, device: str) -> int:
+    """Scores of a block of groups (4 bytes, and 5 while the best are chosen), its weights and where they move (32)."""
     labels, fan_in, group, *_ = layer
-    groups = min(-(-labels // group), max(1, REWIRING_ELEMENTS // max(choices, group * fan_in)))
-    gradient = 4 * min(BLOCK_BYTES[device], 4 * labels * features) if method == "rigl" else 0
-    return groups * (9 * choices + 32 * group * fan_in) + gradient
+    groups = min(-(-labels // group), max(1, REWIRING_ELEMENTS // max(width, group * fan_in)))
+    gradient = 4 * min(BLOCK_BYTES[device], 4 * labels * width) if method == "rigl" else 0
+    return groups * (9 * width + 32 * group * fan_in) + gradient
 
 
 def _block(layer: Layer, width: int, batch: int, device: str) -> tuple[int, bool]:

@@ -32,6 +32,8 @@ CUT_BYTES = 17  # a label, while a large node is cut on a GPU: two places and ke
 PIECE = 1 << 22  # parameters that the optimizer moves at once, see engine.training.optimizers
 # Of cuBLAS for a thread, of the forward pass and of the backward pass: see engine.peak_memory.bound_workspaces.
 WORKSPACE, DETERMINISTIC_WORKSPACE = (2 * 4096 + 8 * 16) * 1024, 8 * 4096 * 1024
+MEANS = 1 << 23  # numbers in the mean texts of labels, see engine.model.local_features
+MEAN_BYTES, DIRECTION_BYTES = 12, 16  # fp32 with a copy or two, fp64 with one
 SMALL = 4 * MIB  # tables, inputs, counters
 # Host memory of Python with its libraries; on a processor with what tokenizing, reading and the heap's holes leave
 # behind, too (benchmarks/results/memory-model-cpu.md).
@@ -47,7 +49,7 @@ class Setting:
     tokens, batch, micro_batch: of a training step · padded: whether batches hold shorter texts, too · optimizer: the
     classifier's · encoder_optimizer: adamw8bit or adamw · meta_labels: 0 without the auxiliary objective · k: labels
     an instance that evaluation asks for · words, head_words: that a tail and a head label read beside their features ·
-    clusters, local: how many have so many features of their own each · evaluation_batch: texts in a batch of it, None
+    clusters, coarse, local: how many, and of coarser ones, have so many features of their own each · evaluation_batch: texts in a batch of it, None
     for EVALUATION_TOKENS.
     """
 
@@ -78,13 +80,19 @@ class Setting:
     words: int = 0
     head_words: int = 0
     clusters: int = 0
+    coarse: int = 0
     local: int = 0
     deterministic: bool = False
 
     @property
     def features(self) -> int:
         """Columns of x before the words."""
-        return self.width + self.clusters * self.local
+        return self.width + self.own_features
+
+    @property
+    def own_features(self) -> int:
+        """Of all clusters together."""
+        return (self.clusters + self.coarse) * self.local
 
     @property
     def vocabulary(self) -> int:
@@ -139,9 +147,9 @@ def estimate(s: Setting) -> Estimate:
     resident = below | _classifier(s)
     phases |= _steps(s, resident)
     phases["evaluation"] = resident | _threads(s, 2) | _evaluation(s)
-    if s.rewire != "none" and s.head < s.labels:
+    if s.rewire != "none" and s.head < s.labels and s.fan_in > s.local * (2 if s.coarse else 1):
         tail = (s.labels - s.head, s.fan_in + s.words, s.group_size, s.weight_dtype, s.words)
-        scratch = rewiring_bytes(tail, s.width + s.local, s.features, s.rewire, s.device)
+        scratch = rewiring_bytes(tail, s.width, s.rewire, s.device)
         phases["rewiring"] = resident | _threads(s, 2) | {"rewiring scratch": scratch}
     base = {"program": PROGRAM["cpu"]} if s.device == "cpu" else {"small tensors": SMALL}
     if s.device == "cpu":
@@ -157,7 +165,7 @@ def encoder_bytes(s: Setting) -> Phase:
     vectors = s.encoder.vectors if s.trained else 0
     if s.intermediate:
         matrices, vectors = matrices + s.encoder.hidden * s.intermediate, vectors + s.intermediate
-    matrices, vectors = matrices + s.width * s.clusters * s.local, vectors + s.clusters * s.local
+    matrices, vectors = matrices + s.width * s.own_features, vectors + s.own_features
     moments = 2 + 8 / 256 if s.encoder_optimizer == "adamw8bit" else 8
     return {
         "encoder weights": (matrices + vectors) * p.parameter,
@@ -216,8 +224,10 @@ def _before_training(s: Setting, below: Phase) -> dict[str, Phase]:
             work = {"label vectors": vectors, "encoder forward": forward}
         phases["grouping"] = below | _threads(s, 1) | work
         if s.clusters:
-            own = {"covariances of clusters": 4 * s.clusters * s.width * (s.width + 1)}
-            own["encoder forward"] = forward + 4 * 4 * s.width * batch
+            own = {"covariance of features": 3 * 4 * s.width * s.width, "encoder forward": forward + 8 * s.width * batch}
+            if s.device == "cpu":
+                own["mean texts of labels"] = MEAN_BYTES * min((s.labels - s.head) * s.width, MEANS)
+                own["directions"] = DIRECTION_BYTES * s.width * (s.own_features + 4 * s.width)
             phases["local features"] = below | _threads(s, 1) | own
     scratch = initial_bytes(s.layers(), s.width)
     phases["classifier"] = below | _classifier(s) | _threads(s, 1) | {"random numbers": scratch}
@@ -232,7 +242,7 @@ def _steps(s: Setting, resident: Phase) -> dict[str, Phase]:
     scratch += word_bytes(s.features, s.vocabulary, s.batch)
     step = {"classifier workspace": scratch + 3 * 4 * s.features * s.batch}
     if not s.trained:
-        layer = s.encoder.hidden * s.intermediate + s.width * s.clusters * s.local
+        layer = s.encoder.hidden * s.intermediate + s.width * s.own_features
         layer *= 3 * s.precision.parameter  # the gradient and its copies
         return {"classifier step": resident | _threads(s, 2) | step | {"layer gradients": layer}}
     one_pass = s.micro_batch >= s.batch
@@ -241,7 +251,7 @@ def _steps(s: Setting, resident: Phase) -> dict[str, Phase]:
     base = resident | _threads(s, 2) | features
     saved, e, p = act.saved(s.checkpoint_every), s.encoder, s.precision
     largest, word = max(e.matrices[2:]) * p.parameter, max(e.matrices) * p.parameter
-    local = s.width * s.clusters * s.local
+    local = s.width * s.own_features
     gradients = ((0 if s.in_backward else sum(e.matrices) + local) + e.vectors) * p.parameter
     earlier = {"encoder gradients": 0 if one_pass else gradients}  # of the micro-batches before
     a_layer = sum(e.matrices[2:]) // e.layers * p.parameter if one_pass and not s.in_backward else 0

@@ -1,6 +1,7 @@
 """Turns what the configuration leaves on auto into numbers that fit the memory at hand.
 
-The largest fan-in of the ladder whose predicted peak fits the budget wins. Of the ways to train that fit with it the
+The largest fan-in of the ladder whose predicted peak fits the budget wins; where labels are few and the encoder is
+trained, so that the last layer costs no more than the encoder, all of them read all features, as head labels do. Of the ways to train that fit with it the
 plan takes the first: whole batches before micro-batches, the optimizer after backward before within it (where it
 clips matrix by matrix), and else the fastest. Words, and before them dense head labels, are given up before the fan-in
 falls below FULL_FAN_IN.
@@ -27,6 +28,7 @@ GROUP_SIZES = (32, 64)  # the usual one, and the one whose index takes half the 
 HEADS = (0.05, 0.01, 0.0)
 WORDS = (256, 128, 64, 32, 0)  # that a label reads beside its features
 HEAD_WORDS = 4  # times as many are read by a head label
+DENSE_WEIGHTS = 1 << 28  # up to so many all labels are head labels: a fifth of a TFLOP for a step of 128 texts
 # A larger fan-in is not bought with fewer words than FULL_WORDS, fewer head labels, or passes of less than PASS_TOKENS.
 FULL_FAN_IN, FULL_WORDS = 64, 128
 PASS_TOKENS = 2048  # what keeps a device busy
@@ -41,7 +43,7 @@ class Plan:
     components: what makes up the peak · phases: the peak of each phase · classifier_bytes: of the classifier's
     tensors · host_bytes: beside the device (on a CPU 0: all is host memory) · notches: how often the plan was lowered
     because a step ran out of memory · words, head_words: read by a tail and a head label beside their features, of a
-    vocabulary · clusters, local: of tail labels, with so many features of their own each.
+    vocabulary · clusters, coarse, local: of tail labels, and coarser ones, with so many features of their own each.
     """
 
     labels: int
@@ -66,6 +68,7 @@ class Plan:
     head_words: int = 0
     vocabulary: int = 0
     clusters: int = 0
+    coarse: int = 0
     local: int = 0
 
     @property
@@ -128,6 +131,7 @@ def plan_of(setting: Setting, found: Estimate, budget: int) -> Plan:
         head_words=s.head_words,
         vocabulary=s.vocabulary,
         clusters=s.clusters,
+        coarse=s.coarse,
         local=s.local,
     )  # fmt: skip
 
@@ -149,7 +153,10 @@ def fan_ins(problem: Problem) -> list[int]:
         return [width]
     if wanted != "auto":
         return [wanted]
-    return [fan_in for fan_in in LADDER if fan_in <= width // 2] or [max(1, width // 2)]
+    ladder = [fan_in for fan_in in LADDER if fan_in <= width // 2] or [max(1, width // 2)]
+    columns = width + (HEAD_WORDS * WORDS[0] if problem.config.words.fan_in != 0 else 0)
+    small = problem.labels * columns <= DENSE_WEIGHTS and problem.config.classifier.head_fraction == "auto"
+    return [*ladder, width] if small and problem.trained else ladder
 
 
 def fitting(problem: Problem, fan_in: int, budget: float) -> tuple[Setting, Estimate] | None:
@@ -253,19 +260,20 @@ def _classifiers(problem: Problem, fan_in: int) -> Iterator[Setting]:
         backend = "triton" if hardware.device == "cuda" and hardware.compute == "bf16" else "torch"
     weight = first_weight(config.auxiliary, 1.0 - fan_in / width, config.trains_features)
     meta = wanted_meta_labels(config.auxiliary, labels) if weight else 0
+    is_dense = c.fan_in == "dense" or (c.fan_in == "auto" and fan_in == width)
     for words, fraction, group in product(_words(problem, fan_in), fractions, groups):
-        head = labels if c.fan_in == "dense" else min(labels, round(fraction * labels))
+        head = labels if is_dense else min(labels, round(fraction * labels))
         head_words = min(HEAD_WORDS * words, problem.encoder.vocabulary // 2) if head else 0
-        clusters, local = 0, 0
+        clusters, coarse, local = 0, 0, 0
         if head < labels:
-            clusters, local = local_features(config.local, labels - head, group, width, fan_in, problem.trained)
+            clusters, coarse, local = local_features(config.local, labels - head, group, width, fan_in, problem.trained)
         yield Setting(
             labels, head, width, fan_in, group, dtype, problem.encoder, problem.tokens, config.training.batch_size,
             config.training.batch_size, trained=problem.trained, device=hardware.device, compute=hardware.compute,
             optimizer=c.optimizer, encoder_optimizer=config.encoder.optimizer,
             intermediate=config.intermediate.width, backend=backend, rewire=config.rewire.method,
             meta_labels=meta, k=max(config.evaluation.k), padded=problem.padded,
-            words=words if head < labels else 0, head_words=head_words, clusters=clusters, local=local,
+            words=words if head < labels else 0, head_words=head_words, clusters=clusters, coarse=coarse, local=local,
             deterministic=config.training.deterministic,
         )  # fmt: skip
 

@@ -27,7 +27,7 @@ def classifier_words(plan: Plan) -> str:
         words = f" and {plan.head_words:,} words" if plan.head_words else ""
         return f"dense, {plan.width} features{words} a label, {plan.weight_dtype}"
     words = f" and {plan.words:,} words" if plan.words else ""
-    own = f", {plan.clusters} clusters with {plan.local} features of their own" if plan.clusters else ""
+    own = f", {plan.coarse + plan.clusters} clusters with {plan.local} features of their own" if plan.clusters else ""
     return (
         f"fan-in {plan.fan_in} of {plan.width} ({plan.sparsity:.0%} sparse){words}{own}, groups of {plan.group_size}, "
         f"{plan.head:,} head labels dense, {plan.weight_dtype}"
@@ -58,6 +58,8 @@ def reasons(problem: Problem, plan: Plan) -> list[str]:
     elif larger:
         needs = least(problem, larger[0])
         found.append(f"fan-in {plan.fan_in}: the largest that fits; {larger[0]} needs {needs / GIB:.2f} GiB")
+    elif plan.head == plan.labels:
+        found.append(f"all {plan.width} features: with so few labels the last layer takes no longer than the encoder")
     else:
         found.append(f"fan-in {plan.fan_in}: half of the {plan.width} features, more is not chosen by itself")
     if c.head_fraction == "auto" and plan.head < round(0.05 * plan.labels):

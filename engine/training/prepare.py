@@ -68,7 +68,7 @@ if TYPE_CHECKING:
 
 Autocast = Callable[[], AbstractContextManager]
 ORDER_SAMPLE = 200_000  # training texts whose features make the label vectors, and whose words are counted
-LOCAL_SAMPLE = 50_000  # training texts in which local features are found
+LOCAL_SAMPLE = 100_000  # training texts in which local features are found
 TORCH = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
 
@@ -228,7 +228,7 @@ def new_classifier(
 def classifier_shape(config: RunConfig, plan: Plan) -> ClassifierShape:
     return ClassifierShape(
         plan.labels, plan.head, plan.width, plan.fan_in, plan.group_size, config.classifier.optimizer,
-        plan.weight_dtype, plan.words, plan.head_words, plan.vocabulary, plan.clusters, plan.local,
+        plan.weight_dtype, plan.words, plan.head_words, plan.vocabulary, plan.clusters, plan.coarse, plan.local,
     )  # fmt: skip
 
 
@@ -278,7 +278,7 @@ def new_auxiliary(config: RunConfig, plan: Plan, material: Material, main: Class
 def prepare_encoder(config: RunConfig, plan: Plan, material: Material, device: torch.device) -> FlatAdamW | None:
     """Moves what trains below the classifier to the device, with its optimizer and as the plan says."""
     if plan.clusters:
-        material.model.head.add_local(plan.clusters * plan.local)
+        material.model.head.add_local((plan.clusters + plan.coarse) * plan.local)
     trained = config.encoder.trainable == "all"
     if trained and config.encoder.compile:
         compile_encoder(material.encoder)
@@ -323,14 +323,11 @@ def _find_local_features(
 ) -> None:
     """Gives the local features their first directions, from an even sample of the training texts."""
     rows, head = _sample(material, LOCAL_SAMPLE), len(order.label_at) - layout.labels
-    places = order.position_of[material.labels.select(rows).ids].astype(np.int64) - head
-    frequency_L = np.bincount(places[places >= 0], minlength=layout.labels)
-    share_L = (1.0 / np.sqrt(np.maximum(frequency_L, 1))).astype(np.float32)
     batches = (
         (material.model.head.shared(x_BD), offsets, order.position_of[ids].astype(np.int64) - head)
         for x_BD, offsets, ids in _encoded(material, rows, device, autocast, reporter, "finding local features")
     )
-    weight, bias = local_directions(batches, share_L, layout)
+    weight, bias = local_directions(batches, layout)
     local = material.model.head.local
     local.weight.copy_(weight)  # rounded, where the layer is bf16: the optimizer has no lower bits yet
     local.bias.copy_(bias)

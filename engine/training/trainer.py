@@ -228,7 +228,8 @@ class Trainer:
         if self.plan.head == self.plan.labels or not rewires_at(step, self.total, rewire):
             return
         count = self._replace_connections(batch, read_BX, step, replaced_share(step, self.total, rewire))
-        self.run.event("rewire", step=step, replaced=count, fan_in=self.plan.fan_in)
+        if count:
+            self.run.event("rewire", step=step, replaced=count, fan_in=self.plan.fan_in)
 
     def _replace_connections(self, batch: Batch, read_BX: Tensor, step: int, share: float) -> int:
         """Rewires the tail; returns how many connections every group replaced."""
@@ -238,7 +239,7 @@ class Trainer:
         if self.config.rewire.method == "rigl":
             positives = Positives.from_rows(batch.offsets, batch.positions, self.device)
             growth = GrowthBatch(self.classifier.backend, read_BX, positives, self.config.classifier.loss)
-        return rewire_layer(tail, self.plan.width, share, generator, growth, self.classifier.shape.layout)
+        return rewire_layer(tail, self.plan.width, share, generator, growth, self.classifier.shape.local_read)
 
     def _log(self, loss: Tensor, rate: float) -> None:
         value = float(loss)

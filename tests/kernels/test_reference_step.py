@@ -19,7 +19,7 @@ def make_layer(labels, width, fan_in, group_size, optimizer="rowwise", dtype=tor
     if fan_in is not None:
         groups = -(-labels // group_size)
         noise = torch.rand(groups, width, generator=generator)
-        index = noise.topk(fan_in, dim=1).indices.sort(dim=1).values.to(torch.int16)
+        index = noise.topk(fan_in, dim=1).indices.sort(dim=1).values.to(torch.uint16)
     value = torch.randn(labels, fan_in or width, generator=generator) * 0.1
     weight = (value * (32 if dtype == FP8 else 1)).to(dtype)
     bias = torch.randn(labels, generator=generator) - 2
@@ -108,7 +108,7 @@ def test_words_have_a_step_size_of_their_own_and_no_input_gradient(width, group_
     for first, last, columns in ((0, features, slice(0, 7)), (features, width, slice(7, 12))):
         noise = torch.rand(len(layer.index), last - first, generator=generator)
         count = columns.stop - columns.start
-        layer.index[:, columns] = first + noise.topk(count, dim=1).indices.sort(dim=1).values.to(torch.int16)
+        layer.index[:, columns] = (first + noise.topk(count, dim=1).indices.sort(dim=1).values).to(torch.uint16)
     layer.state = new_state(optimizer, layer.weight, layer.words)
     x_BD, offsets, positive = make_batch(7, width, 70)
     weight, bias = full_weight(layer, width).requires_grad_(), layer.bias.clone()
@@ -152,7 +152,7 @@ def train(layer, width, steps=10, **options):
 @pytest.mark.parametrize("optimizer", ["rowwise", "sgd"])
 def test_sparse_with_every_feature_equals_dense(group_size, optimizer):
     dense = make_layer(100, 32, None, 1, optimizer)
-    index = torch.arange(32, dtype=torch.int16).expand(-(-100 // group_size), 32).contiguous()
+    index = torch.arange(32).expand(-(-100 // group_size), 32).to(torch.uint16)
     state = new_state(optimizer, dense.weight)
     sparse = LabelLayer(dense.weight.clone(), dense.bias.clone(), index, group_size, 0, state)
     dx_dense, dx_sparse = train(dense, 32, optimizer=optimizer), train(sparse, 32, optimizer=optimizer)

@@ -24,7 +24,7 @@ def make_layer(labels, width, fan_in, group, dtype=torch.float32, start=0):
     index = None
     if fan_in is not None:
         order = torch.rand(-(-labels // group), width, generator=random).argsort(dim=1)[:, :fan_in]
-        index = order.sort(dim=1).values.to(torch.int16)
+        index = order.sort(dim=1).values.to(torch.uint16)
     weight = torch.randn(labels, fan_in or width, generator=random) * 0.1 * (FP8_SCALE if dtype == FP8 else 1)
     return LabelLayer(weight.to(dtype), torch.randn(labels, generator=random), index, group, start)
 

@@ -44,10 +44,10 @@ def make_layer(labels, width, fan_in, group, dtype=torch.bfloat16, optimizer="ro
     index = None
     if fan_in is not None:
         order = torch.rand(-(-labels // group), width, generator=random).argsort(dim=1)[:, :fan_in]
-        index = order.sort(dim=1).values.to(torch.int16).to(DEVICE)
+        index = order.sort(dim=1).values.to(torch.uint16).to(DEVICE)
     if words:
         order = torch.rand(-(-labels // group), width, generator=random).argsort(dim=1)[:, :words]
-        index = torch.cat([index, width + order.sort(dim=1).values.to(torch.int16).to(DEVICE)], dim=1)
+        index = torch.cat([index, (width + order.sort(dim=1).values).to(torch.uint16).to(DEVICE)], dim=1)
     columns = (fan_in or width) + words
     weight = torch.randn(labels, columns, generator=random) * 0.1 * (FP8_SCALE if dtype == FP8 else 1)
     weight = weight.to(dtype).to(DEVICE)
@@ -405,7 +405,7 @@ def test_more_weights_than_32_bits_count():
     weight[-4_096:] = small.weight
     bias = torch.full((labels,), -30.0, device=DEVICE)
     bias[-4_096:] = small.bias
-    index = torch.arange(fan_in, dtype=torch.int16, device=DEVICE).expand(labels // 32 + 2, -1).contiguous()
+    index = torch.arange(fan_in, device=DEVICE).expand(labels // 32 + 2, -1).to(torch.uint16)
     groups = (labels - 4_096) // 32
     assert (labels - 4_096) % 32 == 8
     layer = LabelLayer(weight[: labels - 8], bias[: labels - 8], index, 32, 0, {})

@@ -33,7 +33,7 @@ def make_layer(labels, width, fan_in, group, dtype=torch.bfloat16, start=0):
     index = None
     if fan_in is not None:
         order = torch.rand(-(-labels // group), width, generator=random).argsort(dim=1)[:, :fan_in]
-        index = order.sort(dim=1).values.to(torch.int16).to(DEVICE)
+        index = order.sort(dim=1).values.to(torch.uint16).to(DEVICE)
     weight = torch.randn(labels, fan_in or width, generator=random) * 0.1 * (FP8_SCALE if dtype == FP8 else 1)
     bias = torch.randn(labels, generator=random).to(DEVICE)
     return LabelLayer(weight.to(dtype).to(DEVICE), bias, index, group, start)

@@ -93,7 +93,7 @@ MODERNBERT = replace(ENCODERS["ModernBERT-base"], window=0)
         ({"encoder_optimizer": "adamw8bit"}, {"encoder_optimizer": "adamw"}),
         ({"optimizer": "rowwise"}, {"optimizer": "adamw8bit"}),
         ({"intermediate": 0}, {"intermediate": 4096}),
-        ({"clusters": 0}, {"clusters": 32, "local": 64}),
+        ({"clusters": 0}, {"clusters": 64, "coarse": 8, "local": 32}),
         ({"trained": False}, {"trained": True}),
         ({"compute": "bf16"}, {"compute": "fp32"}),
         ({"words": 64}, {"words": 256}),
@@ -108,7 +108,7 @@ def test_what_costs_memory(less, more):
 def test_numbers_that_other_modules_own():
     from engine.inference.evaluation import EVALUATION_TOKENS, WORD_TEXTS
     from engine.kernels import reference
-    from engine.model import classifier, features, rewiring
+    from engine.model import classifier, features, local_features, rewiring
     from engine.tensorfile import PIECE_BYTES
     from engine.training.optimizers import PIECE
 
@@ -116,6 +116,7 @@ def test_numbers_that_other_modules_own():
     assert memory.TOPK_INSTANCES == WORD_TEXTS
     assert memory.FEATURE_TOKENS == features.FEATURE_BATCH_TOKENS
     assert memory.PIECE == PIECE
+    assert memory.MEANS == local_features.MEANS
     assert memory.SAVING_BYTES == PIECE_BYTES
     assert classifier_memory.INIT_ELEMENTS == classifier.INIT_ELEMENTS
     assert classifier_memory.REWIRING_ELEMENTS == rewiring.BLOCK_ELEMENTS

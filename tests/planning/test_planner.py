@@ -77,7 +77,7 @@ def test_a_plan_never_exceeds_its_budget(seed):
     plan = make_plan(case)
     assert plan.predicted_bytes * HEADROOM <= plan.budget_bytes
     assert plan.predicted_bytes == sum(plan.components.values()) == max(plan.phases.values())
-    assert plan.fan_in in LADDER or plan.fan_in == plan.width // 2
+    assert plan.fan_in in LADDER or plan.fan_in in (plan.width // 2, plan.width)
     assert plan.micro_batch == case.config.training.batch_size or not plan.optimizer_in_backward
 
 
@@ -130,10 +130,22 @@ def test_what_is_pinned_stays(key, value, field, expected):
     assert getattr(make_plan(problem(gib=12, **{key: value})), field) == expected
 
 
-def test_dense_only_when_asked_for():
-    plan = make_plan(problem(50_000, classifier__fan_in="dense"))
-    assert (plan.fan_in, plan.head) == (768, 50_000)
-    assert make_plan(problem(50_000, gib=80)).head < 50_000
+@pytest.mark.parametrize(
+    ("labels", "changes", "expected"),
+    [
+        (149_796, {}, (149_796, 1024, 768)),
+        (149_797, {}, (7490, 1024, 384)),
+        (300_000, {"words__fan_in": 0}, (300_000, 0, 768)),
+        (1000, {"classifier__fan_in": 64}, (50, 1024, 64)),
+        (1000, {"classifier__head_fraction": 0.1}, (100, 1024, 384)),
+        (1000, {"encoder__trainable": "none"}, (50, 1024, 384)),
+        (1_000_000, {"classifier__fan_in": "dense"}, (1_000_000, 0, 768)),
+    ],
+)
+def test_dense_when_asked_for_and_where_labels_are_few_and_the_encoder_is_trained(labels, changes, expected):
+    plan = make_plan(problem(labels, gib=40, **changes))
+    assert (plan.head, plan.head_words, plan.fan_in) == expected
+    assert plan.head == labels or plan.words == 256
 
 
 def test_dense_head_labels_are_given_up_only_where_they_cost_fan_in_below_64():

@@ -39,8 +39,8 @@ def shares(cells: list[dict], path: Path) -> None:
         axis.grid(axis="x", linewidth=0.3)
     axes[0].set_yticks(range(len(corpora)), corpora)
     axes[0].invert_yaxis()
-    axes[0].legend(fontsize=8, loc="lower right")
-    figure.tight_layout()
+    figure.legend(*axes[0].get_legend_handles_labels(), fontsize=8, loc="lower left", ncols=len(settings))
+    figure.tight_layout(rect=(0, 0.04, 1, 1))
     figure.savefig(path, dpi=110)
 
 

@@ -29,13 +29,20 @@ def test_a_plan_for_a_card_that_is_not_here_loads_no_torch():
 
 def test_table_with_bars_choice_reasons_and_larger_cards(capsys):
     out = plan(capsys, *CASE)
-    sparse = "fan-in 192 of 768 (75% sparse) and 128 words, 16 clusters with 64 features of their own"
+    sparse = "fan-in 192 of 768 (75% sparse) and 128 words, 72 clusters with 32 features of their own"
     assert f"{sparse}, groups of 32, 400,000 head labels dense, bf16" in out
     assert "fan-in 192: the largest that fits; 256 needs" in out
     assert "with more memory: fan-in 256 from" in out
     rows = [line for line in out.splitlines() if line.endswith("█")]
     assert {row.split("  ")[1] for row in rows} >= {"classifier weights", "encoder weights", "activation gradients"}
     assert max(rows, key=lambda row: row.count("█")).startswith("  classifier weights")
+
+
+def test_few_labels_read_all_features(capsys):
+    out = plan(capsys, "--labels", "39000", "--vram", "8")
+    assert "classifier  dense, 384 features and 1,024 words a label, bf16" in out
+    assert "- all 384 features: with so few labels the last layer takes no longer than the encoder" in out
+    assert "fan-in" not in out
 
 
 def test_json_for_programs(capsys):
@@ -64,7 +71,7 @@ def test_8_bit_weights_are_named_where_they_buy_fan_in(capsys):
 
 
 def test_a_way_of_training_that_fewer_head_labels_would_avoid_says_what_it_saves(capsys):
-    out = plan(capsys, "--labels", "75000000", "--vram", "7", "--tokens", "128")
+    out = plan(capsys, "--labels", "75000000", "--vram", "6.5", "--tokens", "128")
     (line,) = [line for line in out.splitlines() if "micro_batch = 8" in line]
     assert "; without, " in line
 
@@ -122,7 +129,7 @@ def test_without_memory_or_profile_the_plan_is_for_this_machine(capsys):
 def test_a_dataset_and_an_encoder_directory(capsys, tiny_dataset, tiny_encoder):
     arguments = ["--data", str(tiny_dataset), "--encoder", str(tiny_encoder), "--tokens", "16", "--vram", "2", "--json"]
     found = json.loads(plan(capsys, *arguments))
-    assert (found["labels"], found["width"], found["fan_in"]) == (120, 32, 16)
+    assert (found["labels"], found["width"], found["fan_in"]) == (120, 32, 32)
 
 
 @pytest.mark.parametrize(

@@ -59,7 +59,8 @@ def test_a_run_learns_and_leaves_everything_its_contract_names(tiny_flags, tmp_p
     assert len(list((run / "checkpoints").glob("step_*"))) == 2
     assert json.loads((run / "status.json").read_text())["state"] == "completed"
     kinds = {event["type"] for event in RunDirectory(run).events()}
-    assert kinds == {"step", "eval", "rewire", "checkpoint", "message"}
+    assert kinds - {"rewire"} == {"step", "eval", "checkpoint", "message"}
+    assert ("rewire" in kinds) == (not more), "below a trained encoder labels read features of clusters, which stay"
     assert "2 texts without labels are skipped" in (run / "log.txt").read_text()
 
 

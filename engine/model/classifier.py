@@ -73,9 +73,7 @@ class ClassifierShape:
         """Of the local features."""
         if not self.clusters:
             return None
-        return LocalLayout(
-            self.labels - self.head, self.group_size, self.width, self.clusters, self.coarse, self.local
-        )
+        return LocalLayout(self.labels - self.head, self.group_size, self.width, self.clusters, self.coarse, self.local)
 
 
 @dataclass

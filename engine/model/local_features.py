@@ -90,7 +90,12 @@ def _sample(layout: LocalLayout) -> np.ndarray:
 
 
 def _add_texts(
-    sum_SD: np.ndarray, texts_S: np.ndarray, sample_S: np.ndarray, x_BD: np.ndarray, offsets: np.ndarray, places: np.ndarray
+    sum_SD: np.ndarray,
+    texts_S: np.ndarray,
+    sample_S: np.ndarray,
+    x_BD: np.ndarray,
+    offsets: np.ndarray,
+    places: np.ndarray,
 ) -> None:
     """Adds every text to the labels of the sample that it has."""
     text = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))

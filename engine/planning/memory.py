@@ -224,7 +224,10 @@ def _before_training(s: Setting, below: Phase) -> dict[str, Phase]:
             work = {"label vectors": vectors, "encoder forward": forward}
         phases["grouping"] = below | _threads(s, 1) | work
         if s.clusters:
-            own = {"covariance of features": 3 * 4 * s.width * s.width, "encoder forward": forward + 8 * s.width * batch}
+            own = {
+                "covariance of features": 3 * 4 * s.width * s.width,
+                "encoder forward": forward + 8 * s.width * batch,
+            }
             if s.device == "cpu":
                 own["mean texts of labels"] = MEAN_BYTES * min((s.labels - s.head) * s.width, MEANS)
                 own["directions"] = DIRECTION_BYTES * s.width * (s.own_features + 4 * s.width)

@@ -12,6 +12,7 @@ import os
 import shutil
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from engine.errors import DataError, EnvironmentProblem
@@ -20,6 +21,7 @@ from engine.tensorfile import save_tensors
 
 MANIFEST = "manifest.json"
 SPARE_BYTES = 64 * 2**20  # free space to leave on the disk
+EARLIER = {torch.uint16: torch.int16}  # what held ids of columns before
 
 
 def save(folder: Path, step: int, tensors: dict[str, dict[str, Tensor]], state: dict, keep: int) -> Path:
@@ -97,7 +99,7 @@ def load_into(checkpoint: Path, name: str, tensors: dict[str, Tensor]) -> None:
             raise DataError(f"{checkpoint}: {name} holds other tensors than this run makes")
         for key, tensor in tensors.items():
             saved = file.get_tensor(key)
-            if saved.shape != tensor.shape or saved.dtype != tensor.dtype:
+            if saved.shape != tensor.shape or saved.dtype not in (tensor.dtype, EARLIER.get(tensor.dtype)):
                 raise DataError(f"{checkpoint}: {name}.{key} is {saved.dtype} {tuple(saved.shape)}, not the run's")
             tensor.copy_(saved)
 

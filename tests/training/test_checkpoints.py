@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from engine.errors import EnvironmentProblem
+from engine.errors import DataError, EnvironmentProblem
 from engine.training import checkpoints
 
 TENSORS = {"classifier": {"weight": torch.arange(12.0).view(3, 4), "index": torch.arange(3, dtype=torch.int16)}}
@@ -24,6 +24,15 @@ def test_what_is_saved_is_loaded_and_old_ones_are_pruned(tmp_path):
     target = {"weight": torch.zeros(3, 4), "index": torch.zeros(3, dtype=torch.int16)}
     checkpoints.load_into(newest, "classifier", target)
     assert torch.equal(target["weight"], TENSORS["classifier"]["weight"])
+
+
+def test_ids_of_columns_that_were_int16_are_loaded_and_other_types_refused(tmp_path):
+    made = checkpoints.save(tmp_path, 1, TENSORS, {}, keep=1)
+    target = {"weight": torch.zeros(3, 4), "index": torch.zeros(3, dtype=torch.uint16)}
+    checkpoints.load_into(made, "classifier", target)
+    assert target["index"].tolist() == [0, 1, 2]
+    with pytest.raises(DataError, match="index is torch.int16"):
+        checkpoints.load_into(made, "classifier", target | {"index": torch.zeros(3, dtype=torch.int32)})
 
 
 @pytest.mark.parametrize("damage", ["truncated", "changed", "no manifest"])
@@ -60,7 +69,7 @@ WRITE = """
 import sys, torch
 from pathlib import Path
 from engine.training import checkpoints
-from engine.errors import EnvironmentProblem
+from engine.errors import DataError, EnvironmentProblem
 try:
     checkpoints.save(Path(sys.argv[1]), 2, {"classifier": {"weight": torch.zeros(1 << 20)}}, {}, keep=2)
 except EnvironmentProblem as error:

@@ -10,8 +10,9 @@ from test_runs_end_to_end import TRAINABLE, assert_same_bits, train
 
 from engine.cli import main
 from engine.config import RunConfig
+from engine.data import label_texts
 from engine.data.label_sets import LabelSets
-from engine.data.label_texts import LabelTexts
+from engine.data.label_texts import LabelTexts, are_trained_on
 from engine.data.store import Dataset, DatasetWriter
 from engine.planning.hardware import detect
 from engine.runs import RunDirectory
@@ -20,6 +21,7 @@ from engine.training.reporter import Reporter
 from tiny import FILLER, TOPICS, VERBS, make_rows
 
 AUGMENT = ["--set", "data.augment_with_labels=true"]
+PLAIN = ["--set", "data.augment_with_labels=false"]
 WITHOUT_TEXT = (3, 15, 119)
 
 
@@ -56,7 +58,7 @@ def material(dataset: Path, encoder: Path, tmp_path: Path, **settings):
 @pytest.mark.parametrize("trainable", ["none", "all"])
 def test_every_label_text_is_an_instance_with_that_label_alone(with_texts, tiny_encoder, tmp_path, trainable):
     settings = {"encoder.trainable": trainable}
-    plain = material(with_texts, tiny_encoder, tmp_path, **settings)
+    plain = material(with_texts, tiny_encoder, tmp_path, **settings, **{"data.augment_with_labels": False})
     more = material(with_texts, tiny_encoder, tmp_path, **settings, **{"data.augment_with_labels": True})
     added = more.train_rows[len(plain.train_rows) :]
     expected = [label for label in range(120) if label not in WITHOUT_TEXT]
@@ -102,6 +104,17 @@ def test_a_text_that_is_a_label_has_it_and_the_text_of_the_label_is_not_trained_
     assert plain.labels.select(train[:1]).ids.tolist() == [(train[0] + 1) % 120]
 
 
+def test_by_itself_they_are_trained_on_where_they_add_at_most_half(with_texts, monkeypatch):
+    dataset = Dataset.open(with_texts)
+    assert are_trained_on(dataset, "auto")
+    for share, expected in ((117.5 / 301, True), (116.5 / 301, False)):
+        monkeypatch.setattr(label_texts, "MOST_ADDED", share)
+        assert are_trained_on(dataset, "auto") is expected
+        assert are_trained_on(dataset, True)
+    monkeypatch.setattr(label_texts, "MOST_ADDED", 1.0)
+    assert not are_trained_on(dataset, False)
+
+
 def test_labels_that_no_training_text_has_are_learned_from_their_own(with_texts, tiny_encoder, tmp_path, capsys):
     flags = ["--profile", "cpu", "--data", str(with_texts), "--encoder", str(tiny_encoder), "--epochs", "40"]
     for key, value in {
@@ -110,7 +123,7 @@ def test_labels_that_no_training_text_has_are_learned_from_their_own(with_texts,
     }.items():  # fmt: skip
         flags += ["--set", f"{key}={value}"]
     found = {}
-    for name, more in (("plain", []), ("augmented", AUGMENT)):
+    for name, more in (("plain", PLAIN), ("augmented", AUGMENT)):
         run = train(flags, tmp_path / name, "--json", *more)
         capsys.readouterr()
         assert main(["predict", str(run), "--json", "-k", "3", *(f"queue {word}" for word in ("", *FILLER[:4]))]) == 0

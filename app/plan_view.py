@@ -64,9 +64,10 @@ def choice(plan: Plan) -> str:
     dense = plan.labels * plan.width * WEIGHT_BYTES[plan.weight_dtype]
     every = plan.checkpoint_every
     is_dense = plan.head == plan.labels
+    words = plan.head_words if is_dense else plan.words
     rows = [
         ("Features a label reads (fan-in)", f"{plan.fan_in:,} of {plan.width:,}", f"{plan.sparsity:.0%} sparse"),
-        ("Words a label reads", f"{plan.words:,}" if plan.words else "none", "of the text, beside the features"),
+        ("Words a label reads", f"{words:,}" if words else "none", "of the text, beside the features"),
         ("Local features", f"{plan.local:,}" if plan.clusters else "none", _clusters(plan.coarse + plan.clusters)),
         ("Labels sharing features", "none" if is_dense else f"{plan.group_size}", "group size"),
         ("Labels kept dense", f"{plan.head:,}", f"{percent(plan.head / plan.labels, 0)}, the most frequent"),

@@ -94,7 +94,7 @@ WORDS = {
     "run.seed": "every random choice follows from this number",
     "data.max_tokens": "a token is about three quarters of a word; longer texts are cut",
     "data.validation_fraction": "of the training texts; the model that does best on them is kept; 10,000 at most",
-    "data.augment_with_labels": "a label's own text is one more training text; auto: where they are few, or like your texts",
+    "data.augment_with_labels": "a label's own text is a training text, too; auto: where few, or like your texts",
     "encoder.name": "the name of a Hugging Face model; of your own, that of its folder among the encoders",
     "encoder.pooling": "mean: the average of what is known of its words; cls: what the encoder says of the whole",
     "encoder.trainable": "yes: better, needs a graphics card; no: texts are encoded once, fast on a processor",

@@ -181,7 +181,7 @@ class Measured:
         layout = ClassifierShape(
             self.plan.labels, self.plan.head, self.plan.width, self.plan.fan_in, self.plan.group_size,
             self.config.classifier.optimizer, self.plan.weight_dtype, self.plan.words, self.plan.head_words,
-            self.plan.vocabulary, self.plan.clusters, self.plan.local,
+            self.plan.vocabulary, self.plan.clusters, self.plan.coarse, self.plan.local,
         )  # fmt: skip
         if layout.clusters:
             self._find_local_features(model, layout.layout)
@@ -197,7 +197,7 @@ class Measured:
             step(batch, number, 1000, 1.0, number == STEPS)
         self._end("steps")
         generator = torch.Generator(self.device).manual_seed(SEED)
-        rewire_layer(classifier.layers[-1], self.plan.width, 0.2, generator, local=layout.layout)
+        rewire_layer(classifier.layers[-1], self.plan.width, 0.2, generator, local=layout.local_read)
         self._end("rewiring")
         with torch.no_grad():
             texts = max(1, EVALUATION_TOKENS // self.case.tokens)
@@ -214,7 +214,7 @@ class Measured:
             checkpoint_activations(self.encoder, self.plan.checkpoint_every)
         head = FeatureHead(self.encoder.width, 0, self.config.encoder.dropout)
         if self.plan.clusters:
-            head.add_local(self.plan.clusters * self.plan.local)
+            head.add_local((self.plan.clusters + self.plan.coarse) * self.plan.local)
         words = Words(torch.ones(self.plan.vocabulary)) if self.plan.vocabulary else None
         model = FeatureModel(self.encoder if self.trained else None, head, words)
         optimizer = make_optimizer(
@@ -250,7 +250,7 @@ class Measured:
             (model.head.shared(x_BD), offsets, ids.astype(np.int64) - self.plan.head)
             for x_BD, offsets, ids in self._encoded(model)
         )
-        local_directions(batches, np.ones(layout.labels, dtype=np.float32), layout)
+        local_directions(batches, layout)
         self._end("local features")
 
     def _encoded(self, model: FeatureModel) -> Iterator[tuple[Tensor, np.ndarray, np.ndarray]]:

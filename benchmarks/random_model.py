@@ -22,6 +22,7 @@ def make_bundle(
     tokens: int = 16,
     words: int = 0,
     clusters: int = 0,
+    coarse: int = 0,
 ) -> Path:
     """A model bundle in `path`, its labels named label-0, label-1, ..., in a shuffled label order."""
     import numpy as np
@@ -45,8 +46,8 @@ def make_bundle(
     width = below.head.width
     shape = ClassifierShape(labels, head, width, fan_in, group_size, "rowwise", weight_dtype)
     if clusters:
-        shape = replace(shape, clusters=clusters, local=fan_in)
-        below.head.add_local(clusters * fan_in)
+        shape = replace(shape, clusters=clusters, coarse=coarse, local=fan_in // (2 if coarse else 1))
+        below.head.add_local(shape.features - shape.width)
         torch.nn.init.normal_(below.head.local.weight, std=0.3)
         torch.nn.init.normal_(below.head.local.bias)
     if words:

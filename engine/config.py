@@ -46,8 +46,8 @@ class Data:
     )
     augment_with_labels: bool | Auto = key(
         "auto",
-        "train on the text of every label that has one as well, with that label alone; auto: where they add at most half "
-        "to the training texts, or are texts like these (there are reciprocal filters)",
+        "train on the text of every label that has one as well, with that label alone; auto: where they add at most "
+        "half to the training texts, or are texts like these (there are reciprocal filters)",
     )
 
 
@@ -78,8 +78,8 @@ class Intermediate:
 class Classifier:
     fan_in: int | Literal["auto", "dense"] = key(
         "auto",
-        "features that one label reads; auto: up to half of them, as memory allows, and all where labels are few and the "
-        "encoder is trained",
+        "features that one label reads; auto: up to half of them, as memory allows, and all where labels are few and "
+        "the encoder is trained",
         at_least=1,
     )
     group_size: int | Auto = key("auto", "labels that share one set of features", at_least=1, at_most=1024)

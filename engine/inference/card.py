@@ -95,14 +95,22 @@ def _summary(info: BundleInfo, size: int, result: Mapping[str, Any]) -> str:
         f"Gives a text those of {counted(shape.labels, 'label')} that it probably has. Trained on `{info.dataset}`, "
         f"{counted(info.step, 'step')}, loss `{info.loss}`; a text is read up to {info.max_tokens} tokens.",
         "",
-        f"The last layer is sparse: {shape.head:,} frequent labels read all {shape.width} features, the other "
-        f"{shape.labels - shape.head:,} read {min(shape.fan_in, shape.width)} of them, {shape.group_size} labels "
-        f"the same ones. {_local(shape)}{_words(shape)}It takes {size / 2**20:,.1f} MiB in `{shape.weight_dtype}`; "
-        f"dense in fp32 it would take {dense / 2**20:,.1f} MiB.",
+        f"{_features(shape)}{_local(shape)}{_words(shape)}The last layer takes {size / 2**20:,.1f} MiB in "
+        f"`{shape.weight_dtype}`; dense in fp32, without words, it would take {dense / 2**20:,.1f} MiB.",
     ]
     if "peak_memory_bytes" in result:
         lines[-1] += f" Training took {result['peak_memory_bytes'] / 2**20:,.0f} MiB at its peak."
     return "\n".join(lines)
+
+
+def _features(shape: ClassifierShape) -> str:
+    if shape.head == shape.labels:
+        return f"All labels read all {shape.width} features. "
+    return (
+        f"The last layer is sparse: {shape.head:,} frequent labels read all {shape.width} features, the other "
+        f"{shape.labels - shape.head:,} read {min(shape.fan_in, shape.width)} of them, {shape.group_size} labels "
+        "the same ones. "
+    )
 
 
 def _local(shape: ClassifierShape) -> str:
@@ -110,15 +118,16 @@ def _local(shape: ClassifierShape) -> str:
         return ""
     coarse = f" and each of {shape.coarse} larger ones" if shape.coarse else ""
     return (
-        f"Each of {shape.clusters} clusters of them{coarse} has {shape.local} linear features of its own, which are among "
-        "those that its labels read. "
+        f"Each of {shape.clusters} clusters of them{coarse} has {shape.local} linear features of its own, which "
+        "are among those that its labels read. "
     )
 
 
 def _words(shape: ClassifierShape) -> str:
     if not shape.vocabulary:
         return ""
-    return f"Beside them they read {shape.head_words:,} and {shape.words:,} of {shape.vocabulary:,} words. "
+    tail = f" and {shape.words:,}" if shape.head < shape.labels else ""
+    return f"Beside them they read {shape.head_words:,}{tail} of {shape.vocabulary:,} words. "
 
 
 def _data(data: Mapping[str, Any]) -> str:

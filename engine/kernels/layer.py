@@ -23,7 +23,8 @@ class LabelLayer:
     """A run of consecutive labels (in label order) that share one layout: the dense head or the sparse tail.
 
     weight [L, F], any of fp32, bf16, fp16, fp8 (e4m3, stored times FP8_SCALE) · bias [L] fp32 ·
-    index [M, F] uint16 or int32 (older files: int16), each row ascending and without duplicates, or None: F = D, every feature.
+    index [M, F] uint16 or int32 (older files: int16), each row ascending and without duplicates, or None: F = D, every
+    feature.
     Row l reads the columns index[l // group_size] of x, of which the last `words` are words. `start` is the label-order
     id of row 0, `state` the optimizer's tensors, `readers` the most groups in a row that may all read the same
     features (0: what they read is spread evenly).

@@ -210,8 +210,8 @@ def random_index(
     features: int | None = None,
 ) -> Tensor:
     """[M, fan_in + words] uint16 (int32 from 65,537 columns of x on), ascending in each row: distinct ids below
-    `width`, `local` of the fan-in the first columns behind these, and the first `words` of the vocabulary, whose columns
-    follow `features` (None: width) others."""
+    `width`, `local` of the fan-in the first columns behind these, and the first `words` of the vocabulary, whose
+    columns follow `features` (None: width) others."""
     features = features or width
     dtype = torch.uint16 if features + vocabulary <= 1 << 16 else torch.int32
     index = torch.empty(groups, fan_in + words, dtype=dtype, device=generator.device)

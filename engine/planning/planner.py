@@ -1,10 +1,10 @@
 """Turns what the configuration leaves on auto into numbers that fit the memory at hand.
 
 The largest fan-in of the ladder whose predicted peak fits the budget wins; where labels are few and the encoder is
-trained, so that the last layer costs no more than the encoder, all of them read all features, as head labels do. Of the ways to train that fit with it the
-plan takes the first: whole batches before micro-batches, the optimizer after backward before within it (where it
-clips matrix by matrix), and else the fastest. Words, and before them dense head labels, are given up before the fan-in
-falls below FULL_FAN_IN.
+trained, so that the last layer costs no more than the encoder, all of them read all features, as head labels do.
+Of the ways to train that fit with it the plan takes the first: whole batches before micro-batches, the optimizer after
+backward before within it (where it clips matrix by matrix), and else the fastest. Words, and before them dense head
+labels, are given up before the fan-in falls below FULL_FAN_IN.
 What the configuration pins stays, and the rest is planned around it. Needs no torch.
 """
 

@@ -236,8 +236,9 @@ def prepare_words(plan: Plan, material: Material, reporter: Reporter) -> WordSta
     """From here on the model reads words, if the plan says so: their statistics, the same on every start."""
     if not plan.vocabulary:
         return None
-    beside = f"{plan.words:,} of {plan.vocabulary:,} pieces"
-    reporter.say(f"words     a label reads {beside} beside its features, a head label {plan.head_words:,}")
+    beside = f"of {plan.vocabulary:,} pieces beside its features"
+    most = f", a head label {plan.head_words:,}" if plan.head < plan.labels else ""
+    reporter.say(f"words     a label reads {plan.words if most else plan.head_words:,} {beside}{most}")
     special = [*material.tokenizer.all_special_ids, material.tokens.pad_id]
     words = WordStatistics(material.tokens.tokens, _sample(material), plan.vocabulary, special)
     material.model.words = Words(torch.from_numpy(words.idf))

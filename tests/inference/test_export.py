@@ -158,7 +158,8 @@ MODELS = {
     "fp8, no head": {"weight_dtype": "fp8", "head": 0},
     "centred, intermediate, first token": {"centered": True, "intermediate": 48, "pooling": "cls"},
     "all dense": {"head": 120},
-    "clusters and words": {"clusters": 4, "words": 12},
+    "clusters and words": {"clusters": 4, "coarse": 2, "words": 12},
+    "all dense, with words": {"head": 120, "words": 12},
     "clusters alone, intermediate": {"clusters": 2, "intermediate": 48},
 }
 

@@ -7,9 +7,9 @@ import torch
 from engine.config import Local
 from engine.kernels import reference
 from engine.kernels.layer import Positives, StepOptions
+from engine.model import local_features as directions
 from engine.model.classifier import Classifier, ClassifierShape
 from engine.model.encoder import FeatureHead
-from engine.model import local_features as directions
 from engine.model.local_features import local_directions
 from engine.model.local_layout import LocalLayout, local_features
 from engine.model.rewiring import GrowthBatch, rewire_layer

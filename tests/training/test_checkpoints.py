@@ -31,7 +31,7 @@ def test_ids_of_columns_that_were_int16_are_loaded_and_other_types_refused(tmp_p
     target = {"weight": torch.zeros(3, 4), "index": torch.zeros(3, dtype=torch.uint16)}
     checkpoints.load_into(made, "classifier", target)
     assert target["index"].tolist() == [0, 1, 2]
-    with pytest.raises(DataError, match="index is torch.int16"):
+    with pytest.raises(DataError, match=r"index is torch\.int16"):
         checkpoints.load_into(made, "classifier", target | {"index": torch.zeros(3, dtype=torch.int32)})
 
 

@@ -75,7 +75,10 @@ def numbers(run: RunSummary, history: History, plan: dict, result: dict) -> str:
     if plan:
         dense = plan.get("head") == plan.get("labels")
         fan_in = "dense" if dense else f"{plan['fan_in']:,} of {plan['width']:,}"
-        rows.append(("Fan-in", fan_in, f"{counted(plan['labels'], 'label')}, groups of {plan['group_size']}"))
+        words = plan.get("head_words" if dense else "words")
+        beside = f", {words:,} words" if words else ""
+        sharing = "" if dense else f", groups of {plan['group_size']}"
+        rows.append(("Fan-in", fan_in, f"{counted(plan['labels'], 'label')}{sharing}{beside}"))
     if result.get("wall_seconds"):
         rows.append(("Time", duration(result["wall_seconds"]), "from start to result"))
     return tiles(rows) if rows else ""

@@ -286,7 +286,8 @@ def list_command(options: argparse.Namespace) -> None:
 
 def show_command(options: argparse.Namespace) -> None:
     from engine.inference.metrics import format_table
-    from engine.planning.report import memory_line
+    from engine.planning.planner import Plan
+    from engine.planning.report import classifier_words, memory_line
     from engine.runs import RunDirectory
     from engine.training.kept_model import kept_line
 
@@ -303,10 +304,7 @@ def show_command(options: argparse.Namespace) -> None:
     if status["state"] == "stopped":
         print(f"  go on with `engine train --resume {run.path}`")
     if plan:
-        words = f" and {plan['words']:,} words" if plan.get("words") else ""
-        sharing = f"groups of {plan['group_size']}, {plan['head']:,} head labels"
-        head = f"fan-in {plan['fan_in']} of {plan['width']}{words}, {sharing}"
-        print(f"  {counted(plan['labels'], 'label')}, {head}, {plan['weight_dtype']} on {plan['device']}")
+        print(f"  {counted(plan['labels'], 'label')}: {classifier_words(Plan.from_json(plan))}, on {plan['device']}")
     changed = {k: v for k, v in run.read_json("config.json")["origins"].items() if v != "default"}
     values = run.read_json("config.json")["config"]
     for key, origin in changed.items():

@@ -82,6 +82,11 @@ class Plan:
     def to_json(self) -> dict:
         return asdict(self)
 
+    @classmethod
+    def from_json(cls, stored: dict) -> Plan:
+        """The plan that `to_json` gave, of this or another version."""
+        return cls(**{key: value for key, value in stored.items() if key in cls.__dataclass_fields__})
+
 
 @dataclass(frozen=True)
 class Problem:

@@ -159,7 +159,7 @@ def _plan(
     """The plan of this run: the stored one when it goes on, so that a change of the machine changes nothing."""
     if checkpoint:
         stored = run.read_json("plan.json")
-        return Plan(**{key: value for key, value in stored.items() if key in Plan.__dataclass_fields__})
+        return Plan.from_json(stored)
     plan = plan_run(config, hardware, material, reporter)
     run.write_json("plan.json", plan.to_json())
     return plan

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 from tokenizers import Tokenizer
 
 K, ROWS = 5, 8192
-TYPES = {"F32": "<f4", "F16": "<f2", "BF16": "<u2", "F8_E4M3": "u1", "I32": "<i4", "I16": "<i2"}
+TYPES = {"F32": "<f4", "F16": "<f2", "BF16": "<u2", "F8_E4M3": "u1", "I32": "<i4", "I16": "<i2", "U16": "<u2"}
 code = np.arange(256)  # e4m3 numbers: sign, 4 bits of exponent, 3 of mantissa; stored times 32
 exponent, mantissa = code >> 3 & 15, code & 7
 E4M3 = np.where(exponent > 0, (8 + mantissa) * 2.0 ** (exponent - 10), mantissa * 2.0**-9) * np.where(code > 127, -1, 1)

@@ -65,12 +65,13 @@ def choice(plan: Plan) -> str:
     every = plan.checkpoint_every
     is_dense = plan.head == plan.labels
     words = plan.head_words if is_dense else plan.words
+    kept = "all of them" if is_dense else f"{percent(plan.head / plan.labels, 0)}, the most frequent"
     rows = [
         ("Features a label reads (fan-in)", f"{plan.fan_in:,} of {plan.width:,}", f"{plan.sparsity:.0%} sparse"),
         ("Words a label reads", f"{words:,}" if words else "none", "of the text, beside the features"),
         ("Local features", f"{plan.local:,}" if plan.clusters else "none", _clusters(plan.coarse + plan.clusters)),
         ("Labels sharing features", "none" if is_dense else f"{plan.group_size}", "group size"),
-        ("Labels kept dense", f"{plan.head:,}", f"{percent(plan.head / plan.labels, 0)}, the most frequent"),
+        ("Labels kept dense", f"{plan.head:,}", kept),
         ("Classifier", size(plan.classifier_bytes), f"{plan.weight_dtype}; dense weights: {size(dense)}"),
         ("Texts at once", f"{plan.micro_batch}", "micro-batch"),
         ("Checkpointing", f"1 layer in {every}" if every > 1 else "every layer" if every else "off", _again(every)),

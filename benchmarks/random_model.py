@@ -47,7 +47,7 @@ def make_bundle(
     shape = ClassifierShape(labels, head, width, fan_in, group_size, "rowwise", weight_dtype)
     if clusters:
         shape = replace(shape, clusters=clusters, coarse=coarse, local=fan_in // (2 if coarse else 1))
-        below.head.add_local(shape.features - shape.width)
+        below.head.add_local(shape.local_columns)
         torch.nn.init.normal_(below.head.local.weight, std=0.3)
         torch.nn.init.normal_(below.head.local.bias)
     if words:

@@ -63,11 +63,14 @@ def are_trained_on(dataset: Dataset, augment: bool | str) -> bool:
     these, as reciprocal filters say."""
     if augment != "auto":
         return bool(augment)
-    if not _has_texts(dataset):
-        return False
     if dataset.train.filter is not None and len(dataset.train.filter.ids) > 0:
-        return True
-    return sum(map(len, _parts(dataset.path / LABELS_FILE))) <= len(dataset.train) * MOST_ADDED
+        return _has_texts(dataset)
+    found, most = 0, len(dataset.train) * MOST_ADDED
+    for part in _parts(dataset.path / LABELS_FILE):
+        found += len(part)
+        if found > most:
+            return False  # without reading the rest, which may be long
+    return found > 0
 
 
 def _has_texts(dataset: Dataset) -> bool:

@@ -130,7 +130,7 @@ def load_bundle(path: Path, device: torch.device | str, dtype: torch.dtype, back
         order = LabelOrder.from_labels(tensors.pop("label_order").cpu().numpy(), info.shape.head)
         head = FeatureHead(info.encoder_width, info.intermediate, 0.0, tensors.pop("center", None))
         if info.shape.clusters:
-            head.add_local(info.shape.features - info.shape.width)
+            head.add_local(info.shape.local_columns)
         for part, linear in (("intermediate", head.linear), ("local", head.local)):
             if linear is not None:
                 linear.load_state_dict({name: tensors.pop(f"{part}.{name}") for name in ("weight", "bias")})

@@ -61,7 +61,12 @@ class ClassifierShape:
     @property
     def features(self) -> int:
         """Columns of x before the words."""
-        return self.width + (self.clusters + self.coarse) * self.local
+        return self.width + self.local_columns
+
+    @property
+    def local_columns(self) -> int:
+        """Features of all clusters together."""
+        return (self.clusters + self.coarse) * self.local
 
     @property
     def local_read(self) -> int:

@@ -87,12 +87,17 @@ class Setting:
     @property
     def features(self) -> int:
         """Columns of x before the words."""
-        return self.width + self.own_features
+        return self.width + self.local_columns
 
     @property
-    def own_features(self) -> int:
-        """Of all clusters together."""
+    def local_columns(self) -> int:
+        """Features of all clusters together."""
         return (self.clusters + self.coarse) * self.local
+
+    @property
+    def local_read(self) -> int:
+        """Those among the fan-in of a tail label."""
+        return self.local * (2 if self.coarse else 1)
 
     @property
     def vocabulary(self) -> int:
@@ -147,7 +152,7 @@ def estimate(s: Setting) -> Estimate:
     resident = below | _classifier(s)
     phases |= _steps(s, resident)
     phases["evaluation"] = resident | _threads(s, 2) | _evaluation(s)
-    if s.rewire != "none" and s.head < s.labels and s.fan_in > s.local * (2 if s.coarse else 1):
+    if s.rewire != "none" and s.head < s.labels and s.fan_in > s.local_read:
         tail = (s.labels - s.head, s.fan_in + s.words, s.group_size, s.weight_dtype, s.words)
         scratch = rewiring_bytes(tail, s.width, s.rewire, s.device)
         phases["rewiring"] = resident | _threads(s, 2) | {"rewiring scratch": scratch}
@@ -165,7 +170,7 @@ def encoder_bytes(s: Setting) -> Phase:
     vectors = s.encoder.vectors if s.trained else 0
     if s.intermediate:
         matrices, vectors = matrices + s.encoder.hidden * s.intermediate, vectors + s.intermediate
-    matrices, vectors = matrices + s.width * s.own_features, vectors + s.own_features
+    matrices, vectors = matrices + s.width * s.local_columns, vectors + s.local_columns
     moments = 2 + 8 / 256 if s.encoder_optimizer == "adamw8bit" else 8
     return {
         "encoder weights": (matrices + vectors) * p.parameter,
@@ -230,7 +235,7 @@ def _before_training(s: Setting, below: Phase) -> dict[str, Phase]:
             }
             if s.device == "cpu":
                 own["mean texts of labels"] = MEAN_BYTES * min((s.labels - s.head) * s.width, MEANS)
-                own["directions"] = DIRECTION_BYTES * s.width * (s.own_features + 4 * s.width)
+                own["directions"] = DIRECTION_BYTES * s.width * (s.local_columns + 4 * s.width)
             phases["local features"] = below | _threads(s, 1) | own
     scratch = initial_bytes(s.layers(), s.width)
     phases["classifier"] = below | _classifier(s) | _threads(s, 1) | {"random numbers": scratch}
@@ -245,7 +250,7 @@ def _steps(s: Setting, resident: Phase) -> dict[str, Phase]:
     scratch += word_bytes(s.features, s.vocabulary, s.batch)
     step = {"classifier workspace": scratch + 3 * 4 * s.features * s.batch}
     if not s.trained:
-        layer = s.encoder.hidden * s.intermediate + s.width * s.own_features
+        layer = s.encoder.hidden * s.intermediate + s.width * s.local_columns
         layer *= 3 * s.precision.parameter  # the gradient and its copies
         return {"classifier step": resident | _threads(s, 2) | step | {"layer gradients": layer}}
     one_pass = s.micro_batch >= s.batch
@@ -254,7 +259,7 @@ def _steps(s: Setting, resident: Phase) -> dict[str, Phase]:
     base = resident | _threads(s, 2) | features
     saved, e, p = act.saved(s.checkpoint_every), s.encoder, s.precision
     largest, word = max(e.matrices[2:]) * p.parameter, max(e.matrices) * p.parameter
-    local = s.width * s.own_features
+    local = s.width * s.local_columns
     gradients = ((0 if s.in_backward else sum(e.matrices) + local) + e.vectors) * p.parameter
     earlier = {"encoder gradients": 0 if one_pass else gradients}  # of the micro-batches before
     a_layer = sum(e.matrices[2:]) // e.layers * p.parameter if one_pass and not s.in_backward else 0

@@ -279,7 +279,7 @@ def new_auxiliary(config: RunConfig, plan: Plan, material: Material, main: Class
 def prepare_encoder(config: RunConfig, plan: Plan, material: Material, device: torch.device) -> FlatAdamW | None:
     """Moves what trains below the classifier to the device, with its optimizer and as the plan says."""
     if plan.clusters:
-        material.model.head.add_local((plan.clusters + plan.coarse) * plan.local)
+        material.model.head.add_local(classifier_shape(config, plan).local_columns)
     trained = config.encoder.trainable == "all"
     if trained and config.encoder.compile:
         compile_encoder(material.encoder)

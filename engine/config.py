@@ -82,7 +82,12 @@ class Classifier:
         "the encoder is trained",
         at_least=1,
     )
-    group_size: int | Auto = key("auto", "labels that share one set of features", at_least=1, at_most=1024)
+    group_size: int | Auto = key(
+        "auto",
+        "labels that share one set of features; auto: 16, where labels are many 32, where memory is short 64",
+        at_least=1,
+        at_most=1024,
+    )
     head_fraction: float | Auto = key(
         "auto",
         "share of the labels, the most frequent, kept dense; auto: 0.05, less where memory is short",
@@ -111,7 +116,9 @@ class Words:
         "as many; auto: 256, less where memory is short; 0: none",
         at_least=0,
     )
-    learning_rate: float = key(3e-2, "peak learning rate of a label that reads 64 words", at_least=0.0)
+    learning_rate: float = key(
+        1.5e-2, "peak learning rate of a label that reads 256 words; it falls with their number", at_least=0.0
+    )
 
 
 @dataclass(frozen=True)

@@ -23,9 +23,10 @@ from engine.model.rewiring import narrow_layer
 WEIGHT_STD = 0.02
 BIAS = -6.0
 # Learning rates are those of a label that reads so many columns. The rowwise step is about the same for every column,
-# so that a logit moves by the learning rate times their number; a rate that falls with its root trained best, from 64
-# columns to 384 and for words (docs/accuracy.md).
-RATE_COLUMNS = 64
+# so that a logit moves by the learning rate times their number. For features, which every text has, a rate that falls
+# with the root of that trained best, from 64 to 384; for words, of which a text has a few, one that falls with their
+# number, from 64 to 1,024 (docs/accuracy.md).
+RATE_FEATURES, RATE_WORDS, FEWEST_WORDS = 64, 256, 64
 DTYPES = {
     "fp32": torch.float32,
     "bf16": torch.bfloat16,
@@ -138,13 +139,13 @@ class Classifier:
     def go_on(self, begun: ClassifierStep, x_BD: Tensor, positives: Positives, options: StepOptions) -> None:
         """Trains the layers that are not yet done in `begun`: a step that ran out of memory trains none twice.
 
-        The learning rates in `options` are those of a label that reads RATE_COLUMNS columns.
+        The learning rates in `options` are those of a label that reads RATE_FEATURES features and RATE_WORDS words.
         """
         for layer in self.layers[len(begun.losses) :]:
             own = replace(
                 options,
-                learning_rate=options.learning_rate * sqrt(RATE_COLUMNS / layer.features),
-                word_learning_rate=options.word_learning_rate * sqrt(RATE_COLUMNS / max(1, layer.words)),
+                learning_rate=options.learning_rate * sqrt(RATE_FEATURES / layer.features),
+                word_learning_rate=options.word_learning_rate * RATE_WORDS / max(FEWEST_WORDS, layer.words),
             )
             begun.losses.append(self.backend.step(layer, x_BD, positives, begun.dx_BD, own))
 

@@ -24,11 +24,11 @@ from engine.planning.hardware import CUDA_CONTEXT, GIB, Hardware
 from engine.planning.memory import Estimate, Setting, estimate
 
 LADDER = (16, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048)
-GROUP_SIZES = (32, 64)  # the usual one, and the one whose index takes half the memory
+GROUP_SIZES = (16, 32, 64)  # the first where the layer is small; the last halves the memory of the index
 HEADS = (0.05, 0.01, 0.0)
 WORDS = (256, 128, 64, 32, 0)  # that a label reads beside its features
 HEAD_WORDS = 4  # times as many are read by a head label
-DENSE_WEIGHTS = 1 << 28  # up to so many all labels are head labels: a fifth of a TFLOP for a step of 128 texts
+SMALL_LAYER = 1 << 28  # weights with which a step of 128 texts is a fifth of a TFLOP, what a small encoder's takes
 # A larger fan-in is not bought with fewer words than FULL_WORDS, fewer head labels, or passes of less than PASS_TOKENS.
 FULL_FAN_IN, FULL_WORDS = 64, 128
 PASS_TOKENS = 2048  # what keeps a device busy
@@ -160,7 +160,7 @@ def fan_ins(problem: Problem) -> list[int]:
         return [wanted]
     ladder = [fan_in for fan_in in LADDER if fan_in <= width // 2] or [max(1, width // 2)]
     columns = width + (HEAD_WORDS * WORDS[0] if problem.config.words.fan_in != 0 else 0)
-    small = problem.labels * columns <= DENSE_WEIGHTS and problem.config.classifier.head_fraction == "auto"
+    small = problem.labels * columns <= SMALL_LAYER and problem.config.classifier.head_fraction == "auto"
     return [*ladder, width] if small and problem.trained else ladder
 
 
@@ -259,14 +259,13 @@ def _classifiers(problem: Problem, fan_in: int) -> Iterator[Setting]:
     fractions = [c.head_fraction]
     if c.head_fraction == "auto":
         fractions = HEADS if fan_in <= FULL_FAN_IN or c.fan_in != "auto" else HEADS[:1]
-    groups = GROUP_SIZES if c.group_size == "auto" else (c.group_size,)
     backend = c.backend
     if backend == "auto":
         backend = "triton" if hardware.device == "cuda" and hardware.compute == "bf16" else "torch"
     weight = first_weight(config.auxiliary, 1.0 - fan_in / width, config.trains_features)
     meta = wanted_meta_labels(config.auxiliary, labels) if weight else 0
     is_dense = c.fan_in == "dense" or (c.fan_in == "auto" and fan_in == width)
-    for words, fraction, group in product(_words(problem, fan_in), fractions, groups):
+    for words, fraction, group in product(_words(problem, fan_in), fractions, _group_sizes(problem, fan_in)):
         head = labels if is_dense else min(labels, round(fraction * labels))
         head_words = min(HEAD_WORDS * words, problem.encoder.vocabulary // 2) if head else 0
         clusters, coarse, local = 0, 0, 0
@@ -281,6 +280,16 @@ def _classifiers(problem: Problem, fan_in: int) -> Iterator[Setting]:
             words=words if head < labels else 0, head_words=head_words, clusters=clusters, coarse=coarse, local=local,
             deterministic=config.training.deterministic,
         )  # fmt: skip
+
+
+def _group_sizes(problem: Problem, fan_in: int) -> tuple[int, ...]:
+    """How many labels may share an index, the preferred first. Half as many are more accurate, and add twice as many
+    numbers to the gradient of the features, which shows where labels are many."""
+    c = problem.config.classifier
+    if c.group_size != "auto":
+        return (c.group_size,)
+    small = problem.labels * (fan_in + WORDS[0]) <= SMALL_LAYER
+    return GROUP_SIZES if small else GROUP_SIZES[1:]
 
 
 def _words(problem: Problem, fan_in: int) -> tuple[int, ...]:
@@ -361,7 +370,7 @@ def _changes(problem: Problem) -> Iterator[tuple[str, object]]:
     """(key, value) of changes that save memory, in the order of what they cost."""
     config = problem.config
     c, e = config.classifier, config.encoder
-    if c.group_size not in ("auto", *GROUP_SIZES[1:]):
+    if c.group_size not in ("auto", GROUP_SIZES[-1]):
         yield "classifier.group_size", "auto"
     if config.training.micro_batch != "auto":
         yield "training.micro_batch", "auto"

@@ -61,14 +61,13 @@ from engine.planning.report import plan_line
 from engine.training.optimizers import FlatAdamW, make_optimizer
 from engine.training.randomness import AUXILIARY, LAYER, ORDER, WEIGHTS, seed_of
 from engine.training.reporter import Reporter
+from engine.training.sample import covering_sample
 from engine.words import counted
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 Autocast = Callable[[], AbstractContextManager]
-ORDER_SAMPLE = 200_000  # training texts whose features make the label vectors, and whose words are counted
-LOCAL_SAMPLE = 100_000  # training texts in which local features are found
 TORCH = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
 
@@ -95,6 +94,11 @@ class Material:
     def label_frequency(self) -> np.ndarray:
         """int64 [L], on train."""
         return self.dataset.label_frequency()
+
+    @cached_property
+    def sample(self) -> np.ndarray:
+        """Training rows from which label vectors, words and local features come: int64, ascending."""
+        return covering_sample(self.labels, self.train_rows, self.dataset.n_labels)
 
     @property
     def batching_lengths(self) -> np.ndarray | None:
@@ -240,7 +244,7 @@ def prepare_words(plan: Plan, material: Material, reporter: Reporter) -> WordSta
     most = f", a head label {plan.head_words:,}" if plan.head < plan.labels else ""
     reporter.say(f"words     a label reads {plan.words if most else plan.head_words:,} {beside}{most}")
     special = [*material.tokenizer.all_special_ids, material.tokens.pad_id]
-    words = WordStatistics(material.tokens.tokens, _sample(material), plan.vocabulary, special)
+    words = WordStatistics(material.tokens.tokens, material.sample, plan.vocabulary, special)
     material.model.words = Words(torch.from_numpy(words.idf))
     if isinstance(material.train_inputs, FeatureInputs):
         material.train_inputs = FeatureInputs(material.train_inputs.features, material.tokens)
@@ -250,7 +254,7 @@ def prepare_words(plan: Plan, material: Material, reporter: Reporter) -> WordSta
 def _choose_words(
     classifier: Classifier, order: LabelOrder, material: Material, words: WordStatistics, reporter: Reporter
 ) -> None:
-    labels = material.labels.select(_sample(material))
+    labels = material.labels.select(material.sample)
     positions = order.position_of[labels.ids]
     with reporter.stage("choosing words", "groups") as update:
         for layer in classifier.layers:
@@ -260,12 +264,6 @@ def _choose_words(
                 classifier.read_words(layer, first, words_KW)
                 done += len(words_KW)
                 update(done, groups)
-
-
-def _sample(material: Material, most: int = ORDER_SAMPLE) -> np.ndarray:
-    """An even sample of the training rows, int64."""
-    rows = material.train_rows
-    return rows[:: max(1, -(-len(rows) // most))]
 
 
 def new_auxiliary(config: RunConfig, plan: Plan, material: Material, main: Classifier) -> AuxiliaryObjective | None:
@@ -304,7 +302,7 @@ def _label_order(
     if (plan.head == plan.labels or plan.group_size == 1) and not has_meta_labels:
         return LabelOrder.from_labels(label_at, plan.head)
     seed = seed_of(config.run.seed, ORDER)
-    features = _encoded(material, _sample(material), device, autocast, reporter, "grouping labels")
+    features = _encoded(material, material.sample, device, autocast, reporter, "grouping labels")
     memory = int(ORDER_SHARE * plan.classifier_bytes)
     vectors = label_vectors(features, plan.labels, material.encoder.width, seed, memory)
     for labels in (label_at[: plan.head], label_at[plan.head :]):
@@ -322,8 +320,8 @@ def _find_local_features(
     autocast: Autocast,
     reporter: Reporter,
 ) -> None:
-    """Gives the local features their first directions, from an even sample of the training texts."""
-    rows, head = _sample(material, LOCAL_SAMPLE), len(order.label_at) - layout.labels
+    """Gives the local features their first directions."""
+    rows, head = material.sample, len(order.label_at) - layout.labels
     batches = (
         (material.model.head.shared(x_BD), offsets, order.position_of[ids].astype(np.int64) - head)
         for x_BD, offsets, ids in _encoded(material, rows, device, autocast, reporter, "finding local features")

@@ -101,7 +101,12 @@ def test_checkpointing_comes_before_the_update_in_backward_and_that_before_micro
     ways = []
     for hundredths in range(500, 100, -2):
         try:
-            pinned = {"classifier__fan_in": 128, "words__fan_in": 0, "training__batch_size": 64}
+            pinned = {
+                "classifier__fan_in": 128,
+                "classifier__group_size": 32,
+                "words__fan_in": 0,
+                "training__batch_size": 64,
+            }
             plan = make_plan(problem(gib=hundredths / 100, **pinned))
         except MemoryBudgetError:
             break

@@ -29,6 +29,8 @@ def shares(cells: list[dict], path: Path) -> None:
             for row, corpus in enumerate(corpora):
                 dense = mean(values(cells, corpus, REFERENCE, metric))
                 found = [100 * value / dense for value in values(cells, corpus, setting, metric)]
+                if not found:
+                    continue
                 height = row + (place - 1) * 0.22
                 axis.plot(found, [height] * len(found), "o", color=COLORS[setting], markersize=4, alpha=0.6)
                 label = setting if row == 0 else None
@@ -82,7 +84,7 @@ def main() -> None:
     import matplotlib
 
     matplotlib.use("agg")
-    cells = json.loads(options.results.read_text())["cells"]
+    cells = [cell for cell in json.loads(options.results.read_text())["cells"] if cell["setting"] in COLORS]
     shares(cells, options.output / "accuracy-share.png")
     epochs(cells, options.output / "accuracy-epochs.png")
 

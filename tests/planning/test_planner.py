@@ -153,6 +153,20 @@ def test_dense_when_asked_for_and_where_labels_are_few_and_the_encoder_is_traine
     assert plan.head == labels or plan.words == 256
 
 
+@pytest.mark.parametrize(
+    ("labels", "changes", "expected"),
+    [
+        (838_860, {"classifier__fan_in": 64}, 16),
+        (838_861, {"classifier__fan_in": 64}, 32),
+        (262_144, {"classifier__fan_in": 768}, 16),
+        (149_796, {}, 16),
+        (900_000, {"classifier__fan_in": 64, "classifier__group_size": 16}, 16),
+    ],
+)
+def test_groups_are_of_16_where_labels_are_few(labels, changes, expected):
+    assert make_plan(problem(labels, gib=40, **changes)).group_size == expected
+
+
 def test_dense_head_labels_are_given_up_only_where_they_cost_fan_in_below_64():
     plan = make_plan(problem(35_000_000))
     assert (plan.fan_in, plan.head < 0.05 * 35_000_000) == (64, True)

@@ -1,0 +1,26 @@
+"""The learning rates of labels that read different numbers of columns."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from engine.kernels import reference
+from engine.kernels.layer import StepOptions
+from engine.model.classifier import Classifier, ClassifierShape
+
+
+@pytest.mark.parametrize(
+    ("fan_in", "words", "rate", "word_rate"),
+    [(64, 256, 1.0, 1.0), (16, 128, 2.0, 2.0), (128, 64, 0.5**0.5, 4.0), (128, 16, 0.5**0.5, 4.0)],
+)
+def test_rates_fall_with_the_root_of_the_features_and_the_number_of_words(fan_in, words, rate, word_rate):
+    given = []
+    backend = SimpleNamespace(step=lambda layer, x_BD, positives, dx_BD, options: given.append(options))
+    shape = ClassifierShape(100, 20, 256, fan_in, 16, words=words, head_words=4 * words, vocabulary=2000)
+    classifier = Classifier.new(shape, reference, "cpu", seed=0)
+    classifier.backend = backend
+    classifier.step(torch.zeros(2, 2256), None, StepOptions(learning_rate=0.2, word_learning_rate=0.6))
+    head, tail = given
+    assert (tail.learning_rate, tail.word_learning_rate) == pytest.approx((0.2 * rate, 0.6 * word_rate))
+    assert (head.learning_rate, head.word_learning_rate) == pytest.approx((0.1, 0.6 * 256 / max(64, 4 * words)))

@@ -20,6 +20,7 @@ from typing import Any, Literal
 from engine.errors import ConfigError
 
 Auto = Literal["auto"]
+FROZEN_HEAD_WORD_RATE = 3e-2
 
 
 def key(default: Any, doc: str, *, at_least: float | None = None, at_most: float | None = None) -> Any:
@@ -118,6 +119,12 @@ class Words:
     )
     learning_rate: float = key(
         1.5e-2, "peak learning rate of a label that reads 256 words; it falls with their number", at_least=0.0
+    )
+    head_learning_rate: float | Auto = key(
+        "auto",
+        "peak learning rate of the words of a head label, however many; auto: by their number like the others', 0.03 "
+        "where the encoder is frozen and words have more to do",
+        at_least=0.0,
     )
 
 
@@ -233,6 +240,13 @@ class RunConfig:
     def trains_features(self) -> bool:
         """Whether the features that all labels choose from are trained."""
         return self.encoder.trainable == "all" or self.intermediate.width > 0
+
+    @property
+    def head_word_rate(self) -> float | None:
+        """Peak learning rate of the words of head labels; None: by their number."""
+        if self.words.head_learning_rate != "auto":
+            return self.words.head_learning_rate
+        return FROZEN_HEAD_WORD_RATE if self.encoder.trainable == "none" else None
 
     def flat(self) -> dict[str, Any]:
         """{"section.key": value}, JSON-ready."""

@@ -136,17 +136,25 @@ class Classifier:
         self.go_on(unfinished, x_BD, positives, options)
         return unfinished.dx_BD, unfinished.loss()
 
-    def go_on(self, begun: ClassifierStep, x_BD: Tensor, positives: Positives, options: StepOptions) -> None:
+    def go_on(
+        self,
+        begun: ClassifierStep,
+        x_BD: Tensor,
+        positives: Positives,
+        options: StepOptions,
+        head_word_rate: float | None = None,
+    ) -> None:
         """Trains the layers that are not yet done in `begun`: a step that ran out of memory trains none twice.
 
         The learning rates in `options` are those of a label that reads RATE_FEATURES features and RATE_WORDS words.
+        head_word_rate: of the words of head labels, however many (None: by their number, too).
         """
         for layer in self.layers[len(begun.losses) :]:
-            own = replace(
-                options,
-                learning_rate=options.learning_rate * sqrt(RATE_FEATURES / layer.features),
-                word_learning_rate=options.word_learning_rate * RATE_WORDS / max(FEWEST_WORDS, layer.words),
-            )
+            word_rate = options.word_learning_rate * RATE_WORDS / max(FEWEST_WORDS, layer.words)
+            if head_word_rate is not None and layer.start < self.shape.head:
+                word_rate = head_word_rate
+            rate = options.learning_rate * sqrt(RATE_FEATURES / layer.features)
+            own = replace(options, learning_rate=rate, word_learning_rate=word_rate)
             begun.losses.append(self.backend.step(layer, x_BD, positives, begun.dx_BD, own))
 
     def read_words(self, layer: LabelLayer, first: int, words_KW: Tensor) -> None:

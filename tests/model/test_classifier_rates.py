@@ -5,9 +5,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from engine.config import resolve
 from engine.kernels import reference
 from engine.kernels.layer import StepOptions
-from engine.model.classifier import Classifier, ClassifierShape
+from engine.model.classifier import Classifier, ClassifierShape, ClassifierStep
 
 
 @pytest.mark.parametrize(
@@ -24,3 +25,22 @@ def test_rates_fall_with_the_root_of_the_features_and_the_number_of_words(fan_in
     head, tail = given
     assert (tail.learning_rate, tail.word_learning_rate) == pytest.approx((0.2 * rate, 0.6 * word_rate))
     assert (head.learning_rate, head.word_learning_rate) == pytest.approx((0.1, 0.6 * 256 / max(64, 4 * words)))
+
+
+def test_head_labels_may_have_a_rate_of_their_own_for_words():
+    given = []
+    shape = ClassifierShape(100, 20, 256, 64, 16, words=256, head_words=1024, vocabulary=2000)
+    classifier = Classifier.new(shape, reference, "cpu", seed=0)
+    classifier.backend = SimpleNamespace(step=lambda layer, x_BD, positives, dx_BD, options: given.append(options))
+    begun = ClassifierStep.new(torch.zeros(2, 2256), 256)
+    classifier.go_on(begun, torch.zeros(2, 2256), None, StepOptions(word_learning_rate=0.6), 0.7)
+    assert [options.word_learning_rate for options in given] == [0.7, 0.6]
+
+
+@pytest.mark.parametrize(
+    ("trainable", "rate", "expected"),
+    [("all", "auto", None), ("none", "auto", 3e-2), ("none", 0.5, 0.5), ("all", 0.5, 0.5)],
+)
+def test_with_a_frozen_encoder_words_of_head_labels_move_further(trainable, rate, expected):
+    config, _ = resolve("8gb", {"encoder.trainable": trainable, "words.head_learning_rate": rate}, {})
+    assert config.head_word_rate == expected

@@ -85,7 +85,8 @@ class Classifier:
     )
     group_size: int | Auto = key(
         "auto",
-        "labels that share one set of features; auto: 16, where labels are many 32, where memory is short 64",
+        "labels that share one set of features; auto: 16, where labels are many or the encoder is frozen 32, where "
+        "memory is short 64",
         at_least=1,
         at_most=1024,
     )

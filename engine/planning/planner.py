@@ -283,13 +283,13 @@ def _classifiers(problem: Problem, fan_in: int) -> Iterator[Setting]:
 
 
 def _group_sizes(problem: Problem, fan_in: int) -> tuple[int, ...]:
-    """How many labels may share an index, the preferred first. Half as many are more accurate, and add twice as many
-    numbers to the gradient of the features, which shows where labels are many."""
+    """How many labels may share an index, the preferred first. Half as many are more accurate where the encoder is
+    trained, and add twice as many numbers to the gradient of its features, which shows where labels are many."""
     c = problem.config.classifier
     if c.group_size != "auto":
         return (c.group_size,)
     small = problem.labels * (fan_in + WORDS[0]) <= SMALL_LAYER
-    return GROUP_SIZES if small else GROUP_SIZES[1:]
+    return GROUP_SIZES if small and problem.trained else GROUP_SIZES[1:]
 
 
 def _words(problem: Problem, fan_in: int) -> tuple[int, ...]:

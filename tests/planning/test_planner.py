@@ -160,10 +160,11 @@ def test_dense_when_asked_for_and_where_labels_are_few_and_the_encoder_is_traine
         (838_861, {"classifier__fan_in": 64}, 32),
         (262_144, {"classifier__fan_in": 768}, 16),
         (149_796, {}, 16),
+        (149_796, {"encoder__trainable": "none"}, 32),
         (900_000, {"classifier__fan_in": 64, "classifier__group_size": 16}, 16),
     ],
 )
-def test_groups_are_of_16_where_labels_are_few(labels, changes, expected):
+def test_groups_are_of_16_where_labels_are_few_and_the_encoder_is_trained(labels, changes, expected):
     assert make_plan(problem(labels, gib=40, **changes)).group_size == expected
 
 

@@ -20,7 +20,6 @@ from typing import Any, Literal
 from engine.errors import ConfigError
 
 Auto = Literal["auto"]
-FROZEN_HEAD_WORD_RATE = 3e-2
 
 
 def key(default: Any, doc: str, *, at_least: float | None = None, at_most: float | None = None) -> Any:
@@ -119,12 +118,9 @@ class Words:
         at_least=0,
     )
     learning_rate: float = key(
-        1.5e-2, "peak learning rate of a label that reads 256 words; it falls with their number", at_least=0.0
-    )
-    head_learning_rate: float | Auto = key(
-        "auto",
-        "peak learning rate of the words of a head label, however many; auto: by their number like the others', 0.03 "
-        "where the encoder is frozen and words have more to do",
+        1.5e-2,
+        "peak learning rate of a label that reads 256 words; it falls with their number, but not that of head labels "
+        "where the encoder is frozen",
         at_least=0.0,
     )
 
@@ -244,10 +240,9 @@ class RunConfig:
 
     @property
     def head_word_rate(self) -> float | None:
-        """Peak learning rate of the words of head labels; None: by their number."""
-        if self.words.head_learning_rate != "auto":
-            return self.words.head_learning_rate
-        return FROZEN_HEAD_WORD_RATE if self.encoder.trainable == "none" else None
+        """Peak learning rate of the words of head labels; None: by their number, as of the others. Where the encoder
+        is frozen, words have more to do."""
+        return self.words.learning_rate if self.encoder.trainable == "none" else None
 
     def flat(self) -> dict[str, Any]:
         """{"section.key": value}, JSON-ready."""

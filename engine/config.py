@@ -239,10 +239,10 @@ class RunConfig:
         return self.encoder.trainable == "all" or self.intermediate.width > 0
 
     @property
-    def head_word_rate(self) -> float | None:
-        """Peak learning rate of the words of head labels; None: by their number, as of the others. Where the encoder
-        is frozen, words have more to do."""
-        return self.words.learning_rate if self.encoder.trainable == "none" else None
+    def slows_head_words(self) -> bool:
+        """Whether the words of head labels, which read the most, move the slowest; not where the encoder is frozen and
+        words have more to do."""
+        return self.encoder.trainable == "all"
 
     def flat(self) -> dict[str, Any]:
         """{"section.key": value}, JSON-ready."""

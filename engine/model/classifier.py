@@ -142,17 +142,17 @@ class Classifier:
         x_BD: Tensor,
         positives: Positives,
         options: StepOptions,
-        head_word_rate: float | None = None,
+        slows_head_words: bool = True,
     ) -> None:
         """Trains the layers that are not yet done in `begun`: a step that ran out of memory trains none twice.
 
         The learning rates in `options` are those of a label that reads RATE_FEATURES features and RATE_WORDS words.
-        head_word_rate: of the words of head labels, however many (None: by their number, too).
+        slows_head_words: False gives the words of head labels the rate of RATE_WORDS, however many they are.
         """
         for layer in self.layers[len(begun.losses) :]:
-            word_rate = options.word_learning_rate * RATE_WORDS / max(FEWEST_WORDS, layer.words)
-            if head_word_rate is not None and layer.start < self.shape.head:
-                word_rate = head_word_rate
+            word_rate = options.word_learning_rate
+            if slows_head_words or layer.start == self.shape.head:
+                word_rate *= RATE_WORDS / max(FEWEST_WORDS, layer.words)
             rate = options.learning_rate * sqrt(RATE_FEATURES / layer.features)
             own = replace(options, learning_rate=rate, word_learning_rate=word_rate)
             begun.losses.append(self.backend.step(layer, x_BD, positives, begun.dx_BD, own))

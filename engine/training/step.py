@@ -154,10 +154,7 @@ class TrainingStep:
         )
         begun.main = begun.main or ClassifierStep.new(x_BD)
         positives = Positives.from_rows(batch.offsets, batch.positions, self.device)
-        head_rate = self.config.head_word_rate
-        if head_rate is not None:
-            head_rate *= begun.factor
-        self.classifier.go_on(begun.main, read_BX, positives, options, head_rate)
+        self.classifier.go_on(begun.main, read_BX, positives, options, self.config.slows_head_words)
         if not share:
             return begun.main.dx_BD, begun.main.loss()
         width = self.auxiliary.classifier.shape.width

@@ -27,17 +27,17 @@ def test_rates_fall_with_the_root_of_the_features_and_the_number_of_words(fan_in
     assert (head.learning_rate, head.word_learning_rate) == pytest.approx((0.1, 0.6 * 256 / max(64, 4 * words)))
 
 
-def test_head_labels_may_have_a_rate_of_their_own_for_words():
+def test_words_of_head_labels_may_have_the_rate_of_256():
     given = []
-    shape = ClassifierShape(100, 20, 256, 64, 16, words=256, head_words=1024, vocabulary=2000)
+    shape = ClassifierShape(100, 20, 256, 64, 16, words=128, head_words=512, vocabulary=2000)
     classifier = Classifier.new(shape, reference, "cpu", seed=0)
     classifier.backend = SimpleNamespace(step=lambda layer, x_BD, positives, dx_BD, options: given.append(options))
     begun = ClassifierStep.new(torch.zeros(2, 2256), 256)
-    classifier.go_on(begun, torch.zeros(2, 2256), None, StepOptions(word_learning_rate=0.6), 0.7)
-    assert [options.word_learning_rate for options in given] == [0.7, 0.6]
+    classifier.go_on(begun, torch.zeros(2, 2256), None, StepOptions(word_learning_rate=0.6), slows_head_words=False)
+    assert [options.word_learning_rate for options in given] == [0.6, 1.2]
 
 
-@pytest.mark.parametrize(("trainable", "expected"), [("all", None), ("none", 0.5)])
-def test_with_a_frozen_encoder_words_of_head_labels_move_as_far_as_those_of_256(trainable, expected):
-    config, _ = resolve("8gb", {"encoder.trainable": trainable, "words.learning_rate": 0.5}, {})
-    assert config.head_word_rate == expected
+@pytest.mark.parametrize(("trainable", "expected"), [("all", True), ("none", False)])
+def test_they_have_it_where_the_encoder_is_frozen(trainable, expected):
+    config, _ = resolve("8gb", {"encoder.trainable": trainable}, {})
+    assert config.slows_head_words is expected

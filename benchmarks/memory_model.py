@@ -215,7 +215,11 @@ class Measured:
         head = FeatureHead(self.encoder.width, 0, self.config.encoder.dropout)
         if self.plan.clusters:
             head.add_local((self.plan.clusters + self.plan.coarse) * self.plan.local)
-        words = Words(torch.ones(self.plan.vocabulary)) if self.plan.vocabulary else None
+        words = None
+        if self.plan.vocabulary:
+            idf, pairs = torch.ones(self.plan.vocabulary), torch.arange(self.plan.pairs)
+            idf[0] = 0.0  # of padding
+            words = Words(idf, pairs if self.plan.pairs else None)
         model = FeatureModel(self.encoder if self.trained else None, head, words)
         optimizer = make_optimizer(
             model, self.config, self.device, dtype, self.plan.optimizer_in_backward, self.plan.compute == "fp16"

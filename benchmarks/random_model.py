@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,10 +22,16 @@ def make_bundle(
     pooling: str = "mean",
     tokens: int = 16,
     words: int = 0,
+    pairs_of: Sequence[str] = (),
     clusters: int = 0,
     coarse: int = 0,
 ) -> Path:
-    """A model bundle in `path`, its labels named label-0, label-1, ..., in a shuffled label order."""
+    """A model bundle in `path`, its labels named label-0, label-1, ..., in a shuffled label order.
+
+    pairs_of: texts of which the neighbouring pieces are words, too, where labels read any.
+    """
+    from itertools import pairwise
+
     import numpy as np
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -51,10 +58,13 @@ def make_bundle(
         torch.nn.init.normal_(below.head.local.weight, std=0.3)
         torch.nn.init.normal_(below.head.local.bias)
     if words:
-        vocabulary = encoder.model.config.vocab_size
+        pieces, tokenizer = encoder.model.config.vocab_size, load_tokenizer(encoder_folder)
+        texts = [tokenizer.encode(text, add_special_tokens=False) for text in pairs_of]
+        pairs = sorted({first * pieces + second for ids in texts for first, second in pairwise(ids)})
+        vocabulary = pieces + len(pairs)
         idf = torch.rand(vocabulary) + 1
-        idf[load_tokenizer(encoder_folder).all_special_ids] = 0.0
-        below.words = Words(idf)
+        idf[tokenizer.all_special_ids] = 0.0
+        below.words = Words(idf, torch.tensor(pairs) if pairs else None)
         head_words = min(HEAD_WORDS * words, vocabulary // 2)
         shape = replace(shape, words=words, head_words=head_words, vocabulary=vocabulary)
     classifier = Classifier.new(shape, resolve_backend("torch", "cpu")[0], "cpu", 0)

@@ -114,7 +114,14 @@ class Words:
     fan_in: int | Auto = key(
         "auto",
         "words (pieces of the tokenizer's vocabulary) that a label reads beside its features, head labels four times "
-        "as many; auto: 256, less where memory is short; 0: none",
+        "as many, with a frozen encoder up to 4,096; auto: 256, with a frozen encoder and few labels 1,024, less where "
+        "memory is short; 0: none",
+        at_least=0,
+    )
+    pairs: int | Auto = key(
+        "auto",
+        "pairs of neighbouring pieces, the most frequent, that are words, too, for labels that read at least 1,024; "
+        "auto: 32,768 where the encoder is frozen, else none",
         at_least=0,
     )
     learning_rate: float = key(

@@ -171,9 +171,9 @@ def _use(onnx: bool) -> str:
         "`tail.weight` [other labels, columns], `tail.bias` and `tail.index` [groups, columns], what the labels of a "
         "group read, row l that of group l // group_size: features first, those of clusters (`local.weight`, of the "
         "others) behind the others, then words, whose ids begin behind all features; `head.index` likewise where it is "
-        "there; what words weigh in a text `words.idf` [vocabulary] "
-        "gives; `label_order` [labels], the label at each position of head and tail. An e4m3 weight is stored times "
-        "32\n"
+        "there; what words weigh in a text `words.idf` [vocabulary] gives, pieces of the tokenizer first and behind "
+        "them, where there are any, the pairs of neighbouring pieces in `words.pairs`; `label_order` [labels], the "
+        "label at each position of head and tail. An e4m3 weight is stored times 32\n"
         "- `labels.parquet`: name of label l in row l\n"
         "- `metrics.json`: on validation data\n"
     )

@@ -10,7 +10,8 @@ import pyarrow.parquet as pq
 from tokenizers import Tokenizer
 
 K, ROWS = 5, 8192
-TYPES = {"F32": "<f4", "F16": "<f2", "BF16": "<u2", "F8_E4M3": "u1", "I32": "<i4", "I16": "<i2", "U16": "<u2"}
+TYPES = {"F32": "<f4", "F16": "<f2", "BF16": "<u2", "F8_E4M3": "u1"}
+TYPES |= {"I64": "<i8", "I32": "<i4", "I16": "<i2", "U16": "<u2"}
 code = np.arange(256)  # e4m3 numbers: sign, 4 bits of exponent, 3 of mantissa; stored times 32
 exponent, mantissa = code >> 3 & 15, code & 7
 E4M3 = np.where(exponent > 0, (8 + mantissa) * 2.0 ** (exponent - 10), mantissa * 2.0**-9) * np.where(code > 127, -1, 1)
@@ -41,10 +42,14 @@ def values(part, first):
 for text in sys.argv[2:]:
     ids = np.array([tokenizer.encode(text).ids], dtype=np.int64)
     (x_D,) = encoder.run(None, {"input_ids": ids, "attention_mask": np.ones_like(ids)})[0]
-    if "words.idf" in tensors:  # behind the features: (1 + log of the count) * idf, of length 1
-        count = np.bincount(ids[0], minlength=len(tensors["words.idf"]))
-        word = np.where(count > 0, 1 + np.log(np.maximum(count, 1)), 0) * tensors["words.idf"]
-        x_D = np.concatenate([x_D, word / max(np.linalg.norm(word), 1e-6)])
+    if "words.idf" in tensors:  # behind the features: (1 + log of the count) * idf, pieces and pairs each of length 1
+        idf, keys = tensors["words.idf"], tensors.get("words.pairs", [])
+        pieces = len(idf) - len(keys)
+        pairs = {int(key): column for column, key in enumerate(keys, pieces)}
+        found = [pairs[key] for key in ids[0, :-1] * pieces + ids[0, 1:] if key in pairs]
+        count = np.bincount([*ids[0], *found], minlength=len(idf))
+        words = np.split(np.where(count > 0, 1 + np.log(np.maximum(count, 1)), 0) * idf, [pieces])
+        x_D = np.concatenate([x_D, *(part / max(np.linalg.norm(part), 1e-6) for part in words)])
     logits = []  # of the head, then of the tail
     for part in [part for part in ("head", "tail") if f"{part}.weight" in tensors]:
         for first in range(0, len(tensors[f"{part}.weight"]), ROWS):

@@ -3,7 +3,7 @@
 model.json                shape of the classifier, loss, pooling, tokens, where it comes from
 encoder/                  Hugging Face model and tokenizer
 classifier.safetensors    head, tail, label_order int32 [L]; of what there is, intermediate layer, local features,
-                          words.idf fp32 [V]
+                          words.idf fp32 [V], words.pairs int64 [P]
 labels.parquet            name, text, train_frequency; row l is label l
 metrics.json              validation metrics of this model
 """
@@ -96,6 +96,8 @@ def save_bundle(
             tensors["center"] = center
         if below.words is not None:
             tensors["words.idf"] = below.words.idf
+            if below.words.pairs is not None:
+                tensors["words.pairs"] = below.words.pairs
         save_tensors(tensors, fresh / "classifier.safetensors")
         shutil.copyfile(labels_file, fresh / "labels.parquet")
         (fresh / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
@@ -134,7 +136,9 @@ def load_bundle(path: Path, device: torch.device | str, dtype: torch.dtype, back
         for part, linear in (("intermediate", head.linear), ("local", head.local)):
             if linear is not None:
                 linear.load_state_dict({name: tensors.pop(f"{part}.{name}") for name in ("weight", "bias")})
-        words = Words(tensors.pop("words.idf")) if info.shape.vocabulary else None
+        words = None
+        if info.shape.vocabulary:
+            words = Words(tensors.pop("words.idf"), tensors.pop("words.pairs", None))
         classifier = Classifier.from_tensors(info.shape, tensors, backend)
     except torch.OutOfMemoryError:  # a RuntimeError, but the file is good
         raise

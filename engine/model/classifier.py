@@ -147,11 +147,12 @@ class Classifier:
         """Trains the layers that are not yet done in `begun`: a step that ran out of memory trains none twice.
 
         The learning rates in `options` are those of a label that reads RATE_FEATURES features and RATE_WORDS words.
-        slows_head_words: False gives the words of head labels the rate of RATE_WORDS, however many they are.
+        slows_head_words: False gives the words of head labels, where others are not dense, the rate of RATE_WORDS,
+        however many they are.
         """
         for layer in self.layers[len(begun.losses) :]:
             word_rate = options.word_learning_rate
-            if slows_head_words or layer.start == self.shape.head:
+            if slows_head_words or layer.start == self.shape.head or self.shape.head == self.shape.labels:
                 word_rate *= RATE_WORDS / max(FEWEST_WORDS, layer.words)
             rate = options.learning_rate * sqrt(RATE_FEATURES / layer.features)
             own = replace(options, learning_rate=rate, word_learning_rate=word_rate)

@@ -48,7 +48,8 @@ class Setting:
 
     tokens, batch, micro_batch: of a training step · padded: whether batches hold shorter texts, too · optimizer: the
     classifier's · encoder_optimizer: adamw8bit or adamw · meta_labels: 0 without the auxiliary objective · k: labels
-    an instance that evaluation asks for · words, head_words: that a tail and a head label read beside their features ·
+    an instance that evaluation asks for · words, head_words: that a tail and a head label read beside their features,
+    pieces of the vocabulary and `pairs` of them ·
     clusters, coarse, local: how many, and of coarser ones, have so many features of their own each ·
     evaluation_batch: texts in a batch of it, None for EVALUATION_TOKENS.
     """
@@ -79,6 +80,7 @@ class Setting:
     evaluation_batch: int | None = None
     words: int = 0
     head_words: int = 0
+    pairs: int = 0
     clusters: int = 0
     coarse: int = 0
     local: int = 0
@@ -102,7 +104,7 @@ class Setting:
     @property
     def vocabulary(self) -> int:
         """Columns of x behind the features."""
-        return self.encoder.vocabulary if self.words or self.head_words else 0
+        return self.encoder.vocabulary + self.pairs if self.words or self.head_words else 0
 
     @property
     def precision(self) -> Precision:

@@ -1,7 +1,7 @@
 """Turns what the configuration leaves on auto into numbers that fit the memory at hand.
 
-The largest fan-in of the ladder whose predicted peak fits the budget wins; where labels are few and the encoder is
-trained, so that the last layer costs no more than the encoder, all of them read all features, as head labels do.
+The largest fan-in of the ladder whose predicted peak fits the budget wins; where labels are few, so that the last layer
+costs no more than a small encoder, all of them read all features and 1,024 words.
 Of the ways to train that fit with it the plan takes the first: whole batches before micro-batches, the optimizer after
 backward before within it (where it clips matrix by matrix), and else the fastest. Words, and before them dense head
 labels, are given up before the fan-in falls below FULL_FAN_IN.
@@ -28,7 +28,14 @@ GROUP_SIZES = (16, 32, 64)  # the first where the layer is small; the last halve
 HEADS = (0.05, 0.01, 0.0)
 WORDS = (256, 128, 64, 32, 0)  # that a label reads beside its features
 HEAD_WORDS = 4  # times as many are read by a head label
-SMALL_LAYER = 1 << 28  # weights with which a step of 128 texts is a fifth of a TFLOP, what a small encoder's takes
+MOST_WORDS = 1024  # that a label reads where labels are few
+# With a frozen encoder words have more to do: a head label reads more of them, and pairs of neighbours are words, too.
+FROZEN_HEAD_WORDS, MOST_HEAD_WORDS = 16, 4096
+PAIR_READERS = 1024  # read words with pairs: labels that read at least so many
+PAIRS = 1 << 15  # with 30,522 pieces and up to 1,024 features ids of 16 bits
+# Weights with which a step of 128 texts is a fifth of a TFLOP, what a small encoder's takes, and on a processor half a
+# second.
+SMALL_LAYER, SMALL_CPU_LAYER = 1 << 28, 1 << 26
 # A larger fan-in is not bought with fewer words than FULL_WORDS, fewer head labels, or passes of less than PASS_TOKENS.
 FULL_FAN_IN, FULL_WORDS = 64, 128
 PASS_TOKENS = 2048  # what keeps a device busy
@@ -43,7 +50,8 @@ class Plan:
     components: what makes up the peak · phases: the peak of each phase · classifier_bytes: of the classifier's
     tensors · host_bytes: beside the device (on a CPU 0: all is host memory) · notches: how often the plan was lowered
     because a step ran out of memory · words, head_words: read by a tail and a head label beside their features, of a
-    vocabulary · clusters, coarse, local: of tail labels, and coarser ones, with so many features of their own each.
+    vocabulary with `pairs` · clusters, coarse, local: of tail labels, and coarser ones, with so many features of their
+    own each.
     """
 
     labels: int
@@ -67,6 +75,7 @@ class Plan:
     words: int = 0
     head_words: int = 0
     vocabulary: int = 0
+    pairs: int = 0
     clusters: int = 0
     coarse: int = 0
     local: int = 0
@@ -135,6 +144,7 @@ def plan_of(setting: Setting, found: Estimate, budget: int) -> Plan:
         words=s.words,
         head_words=s.head_words,
         vocabulary=s.vocabulary,
+        pairs=s.pairs,
         clusters=s.clusters,
         coarse=s.coarse,
         local=s.local,
@@ -159,9 +169,10 @@ def fan_ins(problem: Problem) -> list[int]:
     if wanted != "auto":
         return [wanted]
     ladder = [fan_in for fan_in in LADDER if fan_in <= width // 2] or [max(1, width // 2)]
-    columns = width + (HEAD_WORDS * WORDS[0] if problem.config.words.fan_in != 0 else 0)
-    small = problem.labels * columns <= SMALL_LAYER and problem.config.classifier.head_fraction == "auto"
-    return [*ladder, width] if small and problem.trained else ladder
+    columns = width + (MOST_WORDS if problem.config.words.fan_in != 0 else 0)
+    most = SMALL_LAYER if problem.trained or problem.hardware.device == "cuda" else SMALL_CPU_LAYER
+    small = problem.labels * columns <= most and problem.config.classifier.head_fraction == "auto"
+    return [*ladder, width] if small else ladder
 
 
 def fitting(problem: Problem, fan_in: int, budget: float) -> tuple[Setting, Estimate] | None:
@@ -264,10 +275,10 @@ def _classifiers(problem: Problem, fan_in: int) -> Iterator[Setting]:
         backend = "triton" if hardware.device == "cuda" and hardware.compute == "bf16" else "torch"
     weight = first_weight(config.auxiliary, 1.0 - fan_in / width, config.trains_features)
     meta = wanted_meta_labels(config.auxiliary, labels) if weight else 0
-    is_dense = c.fan_in == "dense" or (c.fan_in == "auto" and fan_in == width)
+    is_dense = c.fan_in == "dense" or (c.fan_in == "auto" and fan_in == width and problem.trained)
     for words, fraction, group in product(_words(problem, fan_in), fractions, _group_sizes(problem, fan_in)):
         head = labels if is_dense else min(labels, round(fraction * labels))
-        head_words = min(HEAD_WORDS * words, problem.encoder.vocabulary // 2) if head else 0
+        head_words = _head_words(problem, words, is_dense) if head else 0
         clusters, coarse, local = 0, 0, 0
         if head < labels:
             clusters, coarse, local = local_features(config.local, labels - head, group, width, fan_in, problem.trained)
@@ -277,7 +288,8 @@ def _classifiers(problem: Problem, fan_in: int) -> Iterator[Setting]:
             optimizer=c.optimizer, encoder_optimizer=config.encoder.optimizer,
             intermediate=config.intermediate.width, backend=backend, rewire=config.rewire.method,
             meta_labels=meta, k=max(config.evaluation.k), padded=problem.padded,
-            words=words if head < labels else 0, head_words=head_words, clusters=clusters, coarse=coarse, local=local,
+            words=words if head < labels else 0, head_words=head_words, pairs=_pairs(problem, head_words or words),
+            clusters=clusters, coarse=coarse, local=local,
             deterministic=config.training.deterministic,
         )  # fmt: skip
 
@@ -301,10 +313,27 @@ def _words(problem: Problem, fan_in: int) -> tuple[int, ...]:
         return (min(wanted, most),)
     if c.fan_in == "dense" or c.group_size == 1:
         return (0,)
-    found = tuple(dict.fromkeys(min(words, most) for words in WORDS))
+    few = c.fan_in == "auto" and fan_in == problem.width and not problem.trained
+    found = tuple(dict.fromkeys(min(words, most) for words in ((MOST_WORDS, *WORDS) if few else WORDS)))
     if fan_in <= FULL_FAN_IN or c.fan_in != "auto":
         return found
     return tuple(words for words in found if words >= min(FULL_WORDS, most))
+
+
+def _head_words(problem: Problem, words: int, is_dense: bool) -> int:
+    """How many words a head label reads where others read `words`."""
+    wanted = HEAD_WORDS * words
+    if not problem.trained and not is_dense:
+        wanted = max(words, min(FROZEN_HEAD_WORDS * words, MOST_HEAD_WORDS))
+    return min(wanted, problem.encoder.vocabulary // 2)
+
+
+def _pairs(problem: Problem, words: int) -> int:
+    """How many pairs of pieces are words, where a label reads up to so many words."""
+    wanted = problem.config.words.pairs
+    if words < PAIR_READERS:
+        return 0
+    return wanted if wanted != "auto" else 0 if problem.trained else PAIRS
 
 
 def _advice(problem: Problem, budget: int) -> str:

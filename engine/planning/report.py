@@ -28,10 +28,10 @@ def classifier_words(plan: Plan) -> str:
         return f"dense, {plan.width} features{words} a label, {plan.weight_dtype}"
     words = f" and {plan.words:,} words" if plan.words else ""
     own = f", {plan.coarse + plan.clusters} clusters with {plan.local} features of their own" if plan.clusters else ""
-    return (
-        f"fan-in {plan.fan_in} of {plan.width} ({plan.sparsity:.0%} sparse){words}{own}, groups of {plan.group_size}, "
-        f"{plan.head:,} head labels dense, {plan.weight_dtype}"
-    )
+    features = f"fan-in {plan.fan_in} of {plan.width} ({plan.sparsity:.0%} sparse)"
+    if plan.fan_in == plan.width:
+        features = f"all {plan.width} features"
+    return f"{features}{words}{own}, groups of {plan.group_size}, {plan.head:,} head labels dense, {plan.weight_dtype}"
 
 
 def training_words(plan: Plan) -> str:

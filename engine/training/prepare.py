@@ -56,7 +56,7 @@ from engine.peak_memory import bound_heap
 from engine.planning.encoders import shape_of
 from engine.planning.hardware import Hardware
 from engine.planning.memory import GROUPING_TOKENS, ORDER_SHARE
-from engine.planning.planner import Plan, Problem, make_plan
+from engine.planning.planner import PAIR_READERS, Plan, Problem, make_plan
 from engine.planning.report import plan_line
 from engine.training.optimizers import FlatAdamW, make_optimizer
 from engine.training.randomness import AUXILIARY, LAYER, ORDER, WEIGHTS, seed_of
@@ -240,12 +240,15 @@ def prepare_words(plan: Plan, material: Material, reporter: Reporter) -> WordSta
     """From here on the model reads words, if the plan says so: their statistics, the same on every start."""
     if not plan.vocabulary:
         return None
-    beside = f"of {plan.vocabulary:,} pieces beside its features"
+    pieces = plan.vocabulary - plan.pairs
+    among = f"{pieces:,} pieces" + (f" and {plan.pairs:,} pairs of them" if plan.pairs else "")
+    beside = f"of {among} beside its features"
     most = f", a head label {plan.head_words:,}" if plan.head < plan.labels else ""
     reporter.say(f"words     a label reads {plan.words if most else plan.head_words:,} {beside}{most}")
     special = [*material.tokenizer.all_special_ids, material.tokens.pad_id]
-    words = WordStatistics(material.tokens.tokens, material.sample, plan.vocabulary, special)
-    material.model.words = Words(torch.from_numpy(words.idf))
+    words = WordStatistics(material.tokens.tokens, material.sample, pieces, special, plan.pairs)
+    pairs = torch.from_numpy(words.pairs) if plan.pairs else None
+    material.model.words = Words(torch.from_numpy(words.idf), pairs)
     if isinstance(material.train_inputs, FeatureInputs):
         material.train_inputs = FeatureInputs(material.train_inputs.features, material.tokens)
     return words
@@ -260,7 +263,8 @@ def _choose_words(
         for layer in classifier.layers:
             done, groups = 0, len(layer.index)
             span = (layer.start, layer.labels, layer.group_size, layer.words)
-            for first, words_KW in words.choose(labels.offsets, positions, *span, layer.index.device):
+            reads = (layer.index.device, layer.words >= PAIR_READERS)
+            for first, words_KW in words.choose(labels.offsets, positions, *span, *reads):
                 classifier.read_words(layer, first, words_KW)
                 done += len(words_KW)
                 update(done, groups)

@@ -37,6 +37,16 @@ def test_words_of_head_labels_may_have_the_rate_of_256():
     assert [options.word_learning_rate for options in given] == [0.6, 1.2]
 
 
+def test_where_all_labels_are_dense_their_words_are_slow_all_the_same():
+    given = []
+    shape = ClassifierShape(100, 100, 256, 256, 16, head_words=512, vocabulary=2000)
+    classifier = Classifier.new(shape, reference, "cpu", seed=0)
+    classifier.backend = SimpleNamespace(step=lambda layer, x_BD, positives, dx_BD, options: given.append(options))
+    begun = ClassifierStep.new(torch.zeros(2, 2256), 256)
+    classifier.go_on(begun, torch.zeros(2, 2256), None, StepOptions(word_learning_rate=0.6), slows_head_words=False)
+    assert [options.word_learning_rate for options in given] == [0.3]
+
+
 @pytest.mark.parametrize(("trainable", "expected"), [("all", True), ("none", False)])
 def test_they_have_it_where_the_encoder_is_frozen(trainable, expected):
     config, _ = resolve("8gb", {"encoder.trainable": trainable}, {})

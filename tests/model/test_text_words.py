@@ -1,10 +1,13 @@
 """Words beside the features, and which of them a group of labels reads."""
 
+from itertools import pairwise
+
 import numpy as np
+import pytest
 import torch
 
 from engine.data.tokens import RaggedTokens
-from engine.model.word_choice import WordStatistics
+from engine.model.word_choice import NO_PAIR, WordStatistics
 from engine.model.words import Words
 
 VOCABULARY, PAD, START = 12, 0, 1
@@ -92,3 +95,82 @@ def test_blocks_of_groups_choose_as_all_at_once(monkeypatch):
     blocks = list(statistics.choose(offsets, positions, 0, 20, 2, 4))
     assert [first for first, _ in blocks] == [0, 3, 6, 9] and len(whole) == 1
     assert torch.equal(torch.cat([words for _, words in blocks]), whole[0][1])
+
+
+PAIRED = [
+    [START, 4, 5, 4, 5, 6],
+    [START, 4, 5, 6],
+    [START, 6, 4, 5, START, 4],
+    [START, 5, 6, 6, 6],
+    [START, 7, 4],
+    [6, 4],
+]
+
+
+def pairs_of(text):
+    return [first * VOCABULARY + second for first, second in pairwise(text) if START not in (first, second)]
+
+
+def test_the_most_frequent_pairs_of_neighbours_are_words_of_a_length_of_their_own():
+    statistics = WordStatistics(ragged(PAIRED), np.arange(6), VOCABULARY, [PAD, START], pairs=5)
+    keys = [
+        4 * VOCABULARY + 5,
+        5 * VOCABULARY + 6,
+        6 * VOCABULARY + 4,
+    ]  # (5, 4), (6, 6) and (7, 4) are in one text only
+    assert statistics.pairs.tolist() == [*keys, NO_PAIR, NO_PAIR]
+    weight = statistics.weight_NV.toarray()
+    pieces = WordStatistics(ragged(PAIRED), np.arange(6), VOCABULARY, [PAD, START]).weight_NV.toarray()
+    np.testing.assert_array_equal(weight[:, :VOCABULARY], pieces)
+    texts = [pairs_of(text) for text in PAIRED]
+    idf = np.array([np.log(6 / sum(key in text for text in texts)) + 1 for key in keys])
+    np.testing.assert_allclose(statistics.idf[VOCABULARY:], [*idf, 0, 0], rtol=1e-6)
+    count = np.array([[text.count(key) for key in keys] for text in texts])
+    expected = np.where(count, 1 + np.log(np.maximum(count, 1)), 0) * idf
+    expected /= np.maximum(np.linalg.norm(expected, axis=1, keepdims=True), 1e-12)
+    np.testing.assert_allclose(weight[:, VOCABULARY:], np.pad(expected, ((0, 0), (0, 2))), rtol=1e-5)
+
+
+def test_fewer_pairs_are_the_most_frequent():
+    statistics = WordStatistics(ragged(PAIRED), np.arange(6), VOCABULARY, [PAD, START], pairs=1)
+    assert statistics.pairs.tolist() == [4 * VOCABULARY + 5]
+    none = WordStatistics(ragged([[START, 4], [5]]), np.arange(2), VOCABULARY, [PAD, START], pairs=2)
+    assert none.pairs.tolist() == [NO_PAIR, NO_PAIR] and not none.idf[VOCABULARY:].any()
+
+
+def test_columns_of_pairs_in_a_batch_are_those_of_the_statistics():
+    statistics = WordStatistics(ragged(PAIRED), np.arange(6), VOCABULARY, [PAD, START], pairs=5)
+    padded, _ = ragged(PAIRED).pad(np.arange(6), PAD)
+    words = Words(torch.from_numpy(statistics.idf), torch.from_numpy(statistics.pairs))
+    read_BX = words.beside(torch.randn(6, 3), torch.from_numpy(padded))
+    np.testing.assert_allclose(read_BX[:, 3:], statistics.weight_NV.toarray(), rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize(("block", "keys"), [(2, 1), (3, 6), (6, 1 << 22)])
+def test_pairs_are_counted_in_pieces_as_at_once(monkeypatch, block, keys):
+    rng = np.random.default_rng(2)
+    texts = [[START, *rng.integers(2, 6, 12).tolist()] for _ in range(40)]  # at most 16 pairs, in many texts each
+    whole = WordStatistics(ragged(texts), np.arange(40), VOCABULARY, [PAD, START], pairs=16)
+    monkeypatch.setattr("engine.model.word_choice.BLOCK_TEXTS", block)
+    monkeypatch.setattr("engine.model.word_choice.MOST_KEYS", max(keys, 16))
+    parts = WordStatistics(ragged(texts), np.arange(40), VOCABULARY, [PAD, START], pairs=16)
+    np.testing.assert_array_equal(parts.pairs, whole.pairs)
+    np.testing.assert_array_equal(parts.weight_NV.toarray(), whole.weight_NV.toarray())
+
+
+def test_of_too_many_pairs_those_of_one_text_are_forgotten(monkeypatch):
+    often = [[START, 4, 5], [START, 4, 5]]
+    monkeypatch.setattr("engine.model.word_choice.MOST_KEYS", 2)
+    monkeypatch.setattr("engine.model.word_choice.BLOCK_TEXTS", 2)
+    texts = [*often, [START, 6, 7], [START, 8, 9], [START, 6, 7], [START, 9, 8], *often]
+    statistics = WordStatistics(ragged(texts), np.arange(8), VOCABULARY, [PAD, START], pairs=3)
+    assert statistics.pairs.tolist() == [4 * VOCABULARY + 5, NO_PAIR, NO_PAIR]  # 6, 7 came twice, but far apart
+
+
+def test_a_group_reads_pairs_only_if_it_may():
+    statistics = WordStatistics(ragged(PAIRED), np.arange(6), VOCABULARY, [PAD, START], pairs=3)
+    chosen = {}
+    for with_pairs in (True, False):
+        ((_, words),) = statistics.choose(np.arange(7), np.zeros(6, int), 0, 1, 1, 6, with_pairs=with_pairs)
+        chosen[with_pairs] = words[0].tolist()
+    assert max(chosen[True]) >= VOCABULARY > max(chosen[False])

@@ -143,14 +143,53 @@ def test_what_is_pinned_stays(key, value, field, expected):
         (300_000, {"words__fan_in": 0}, (300_000, 0, 768)),
         (1000, {"classifier__fan_in": 64}, (50, 1024, 64)),
         (1000, {"classifier__head_fraction": 0.1}, (100, 1024, 384)),
-        (1000, {"encoder__trainable": "none"}, (50, 1024, 384)),
+        (1000, {"encoder__trainable": "none"}, (50, 4096, 768)),
+        (149_797, {"encoder__trainable": "none"}, (7490, 4096, 384)),
         (1_000_000, {"classifier__fan_in": "dense"}, (1_000_000, 0, 768)),
     ],
 )
-def test_dense_when_asked_for_and_where_labels_are_few_and_the_encoder_is_trained(labels, changes, expected):
+def test_dense_when_asked_for_and_all_features_where_labels_are_few(labels, changes, expected):
     plan = make_plan(problem(labels, gib=40, **changes))
     assert (plan.head, plan.head_words, plan.fan_in) == expected
-    assert plan.head == labels or plan.words == 256
+    assert plan.head == labels or plan.words == (256 if plan.fan_in < 768 else 1024)
+
+
+@pytest.mark.parametrize(
+    ("labels", "changes", "expected"),
+    [
+        (37_449, {}, (768, 1024, 4096)),
+        (37_450, {}, (384, 256, 4096)),
+        (37_450, {"encoder__trainable": "all"}, (768, 0, 1024)),
+        (1000, {"classifier__fan_in": 64}, (64, 256, 4096)),
+        (1000, {"classifier__fan_in": 64, "words__fan_in": 64}, (64, 64, 1024)),
+        (1000, {"classifier__fan_in": 64, "words__fan_in": 5000}, (64, 5000, 5000)),
+        (1000, {"classifier__fan_in": "dense", "words__fan_in": 256}, (768, 0, 1024)),
+        (1000, {"words__fan_in": 0}, (768, 0, 0)),
+    ],
+)
+def test_features_and_words_of_a_frozen_encoder_on_a_processor(labels, changes, expected):
+    host = replace(CARD, device="cpu", compute="fp32")
+    plan = make_plan(problem(labels, gib=16, hardware=host, **{"encoder__trainable": "none"} | changes))
+    assert (plan.fan_in, plan.words, plan.head_words) == expected
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"encoder__trainable": "none"}, 32_768),
+        ({}, 0),
+        ({"words__pairs": 500}, 500),
+        ({"encoder__trainable": "none", "words__pairs": 0}, 0),
+        ({"encoder__trainable": "none", "words__fan_in": 0}, 0),
+        ({"encoder__trainable": "none", "words__fan_in": 32}, 0),  # head labels read 512, too few for pairs
+    ],
+)
+def test_pairs_are_words_where_the_encoder_is_frozen(changes, expected):
+    plan = make_plan(problem(300_000, gib=40, **changes))
+    assert plan.pairs == expected
+    assert plan.vocabulary == (
+        0 if changes.get("words__fan_in") == 0 else ENCODERS["bert-base-uncased"].vocabulary + expected
+    )
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from torch import Tensor
 from engine.model.features import Tokens
 
 FEWEST_TEXTS = 2  # that have a piece, or a pair of them, so that it is a word
-MOST_KEYS = 1 << 22  # pairs whose texts are counted at once
+MOST_KEYS = 1 << 21  # pairs whose texts are counted at once
 NO_PAIR = np.iinfo(np.int64).max
 BLOCK_TEXTS = 512
 BLOCK_SCORES = 1 << 22  # of groups × V at once
@@ -43,14 +43,8 @@ class WordStatistics:
         is_word = texts >= FEWEST_TEXTS
         is_word[special] = False
         idf = np.where(is_word, np.log(len(rows) / np.maximum(texts, 1)) + 1.0, 0.0).astype(np.float32)
-        np.log(counts.data, out=counts.data)  # in place: there are as many numbers as tokens
-        counts.data += 1.0
-        counts.data *= idf[counts.indices]
+        _weigh(counts, idf, vocabulary)
         counts.eliminate_zeros()
-        for kind in (counts.indices < vocabulary, counts.indices >= vocabulary)[: 2 if pairs else 1]:
-            text = np.repeat(np.arange(len(rows), dtype=np.int32), np.diff(counts.indptr))[kind]
-            length = np.sqrt(np.bincount(text, np.square(counts.data[kind]), len(rows))).astype(np.float32)
-            counts.data[kind] /= np.maximum(length, 1e-12)[text]
         self.idf, self.weight_NV = idf, counts
 
     def choose(
@@ -104,6 +98,19 @@ def _counts(tokens: Tokens, rows: np.ndarray, vocabulary: int, pairs: np.ndarray
         sizes.append(np.bincount(keys // columns, minlength=len(block)))
     offsets = np.concatenate([[0], np.cumsum(np.concatenate(sizes))])
     return csr_matrix((np.concatenate(values), np.concatenate(ids), offsets), shape=(len(rows), columns))
+
+
+def _weigh(counts: csr_matrix, idf: np.ndarray, pieces: int) -> None:
+    """From counts to TF-IDF, in place and a block of texts at a time: there are as many numbers as tokens and pairs."""
+    for start in range(0, counts.shape[0], BLOCK_TEXTS):
+        bounds = counts.indptr[start : start + BLOCK_TEXTS + 1]
+        column, weight = (values[bounds[0] : bounds[-1]] for values in (counts.indices, counts.data))
+        np.log(weight, out=weight)
+        weight += 1.0
+        weight *= idf[column]
+        kind = 2 * np.repeat(np.arange(len(bounds) - 1), np.diff(bounds)) + (column >= pieces)
+        length = np.sqrt(np.bincount(kind, np.square(weight))).astype(np.float32)
+        weight /= np.maximum(length, 1e-12)[kind]
 
 
 def _frequent_pairs(tokens: Tokens, rows: np.ndarray, vocabulary: int, special: list[int], most: int) -> np.ndarray:

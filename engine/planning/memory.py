@@ -154,7 +154,7 @@ def estimate(s: Setting) -> Estimate:
     resident = below | _classifier(s)
     phases |= _steps(s, resident)
     phases["evaluation"] = resident | _threads(s, 2) | _evaluation(s)
-    if s.rewire != "none" and s.head < s.labels and s.fan_in > s.local_read:
+    if s.rewire != "none" and s.head < s.labels and s.local_read < s.fan_in < s.width:
         tail = (s.labels - s.head, s.fan_in + s.words, s.group_size, s.weight_dtype, s.words)
         scratch = rewiring_bytes(tail, s.width, s.rewire, s.device)
         phases["rewiring"] = resident | _threads(s, 2) | {"rewiring scratch": scratch}

@@ -60,6 +60,10 @@ def reasons(problem: Problem, plan: Plan) -> list[str]:
         found.append(f"fan-in {plan.fan_in}: the largest that fits; {larger[0]} needs {needs / GIB:.2f} GiB")
     elif plan.head == plan.labels:
         found.append(f"all {plan.width} features: with so few labels the last layer takes no longer than the encoder")
+    elif plan.fan_in == plan.width:
+        found.append(
+            f"all {plan.width} features: there are few labels, and with a frozen encoder they need what they get"
+        )
     else:
         found.append(f"fan-in {plan.fan_in}: half of the {plan.width} features, more is not chosen by itself")
     if c.head_fraction == "auto" and plan.head < round(0.05 * plan.labels):

@@ -31,7 +31,7 @@ def test_minilm_learns_from_docstrings_and_answers(corpus, tmp_path, capsys):
     command = [sys.executable, "-m", "engine", "train", *flags, "--json"]  # a process of its own has a peak of its own
     result = json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout)
     assert result["metrics"]["P@1"] > result["baselines"]["most frequent labels"]["P@1"]
-    assert result["fan_in"] == 192
+    assert result["fan_in"] == 384  # all, where labels are so few
     assert result["host_peak_bytes"] < 3 * 2**30
     (run,) = tmp_path.glob("2*")
     assert main(["predict", str(run), "open a file and append some text to it", "--json"]) == 0

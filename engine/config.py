@@ -78,8 +78,7 @@ class Intermediate:
 class Classifier:
     fan_in: int | Literal["auto", "dense"] = key(
         "auto",
-        "features that one label reads; auto: up to half of them, as memory allows, and all where labels are few and "
-        "the encoder is trained",
+        "features that one label reads; auto: up to half of them, as memory allows, and all where labels are few",
         at_least=1,
     )
     group_size: int | Auto = key(

@@ -44,7 +44,7 @@ def make_bundle(
     from engine.model.encoder import FeatureHead, load_encoder, load_tokenizer
     from engine.model.features import FeatureModel
     from engine.model.words import Words
-    from engine.planning.planner import HEAD_WORDS
+    from engine.planning.word_counts import HEAD_WORDS
 
     torch.manual_seed(0)
     encoder = load_encoder(encoder_folder, pooling, torch.float32)

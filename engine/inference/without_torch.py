@@ -30,6 +30,9 @@ tokenizer.no_padding()
 tokenizer.enable_truncation(info["max_tokens"])
 encoder = onnxruntime.InferenceSession(folder / "features.onnx", providers=["CPUExecutionProvider"])
 names = pq.read_table(folder / "labels.parquet", columns=["name"])["name"]
+idf, keys = tensors.get("words.idf", []), tensors.get("words.pairs", [])
+pieces = len(idf) - len(keys)
+pairs = {int(key): column for column, key in enumerate(keys, pieces)}
 
 
 def values(part, first):
@@ -42,10 +45,7 @@ def values(part, first):
 for text in sys.argv[2:]:
     ids = np.array([tokenizer.encode(text).ids], dtype=np.int64)
     (x_D,) = encoder.run(None, {"input_ids": ids, "attention_mask": np.ones_like(ids)})[0]
-    if "words.idf" in tensors:  # behind the features: (1 + log of the count) * idf, pieces and pairs each of length 1
-        idf, keys = tensors["words.idf"], tensors.get("words.pairs", [])
-        pieces = len(idf) - len(keys)
-        pairs = {int(key): column for column, key in enumerate(keys, pieces)}
+    if len(idf):  # behind the features: (1 + log of the count) * idf, pieces and pairs each of length 1
         found = [pairs[key] for key in ids[0, :-1] * pieces + ids[0, 1:] if key in pairs]
         count = np.bincount([*ids[0], *found], minlength=len(idf))
         words = np.split(np.where(count > 0, 1 + np.log(np.maximum(count, 1)), 0) * idf, [pieces])

@@ -152,7 +152,8 @@ class Classifier:
         """
         for layer in self.layers[len(begun.losses) :]:
             word_rate = options.word_learning_rate
-            if slows_head_words or layer.start == self.shape.head or self.shape.head == self.shape.labels:
+            beside_a_tail = layer.start < self.shape.head < self.shape.labels
+            if slows_head_words or not beside_a_tail:
                 word_rate *= RATE_WORDS / max(FEWEST_WORDS, layer.words)
             rate = options.learning_rate * sqrt(RATE_FEATURES / layer.features)
             own = replace(options, learning_rate=rate, word_learning_rate=word_rate)

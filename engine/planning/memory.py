@@ -49,9 +49,8 @@ class Setting:
     tokens, batch, micro_batch: of a training step · padded: whether batches hold shorter texts, too · optimizer: the
     classifier's · encoder_optimizer: adamw8bit or adamw · meta_labels: 0 without the auxiliary objective · k: labels
     an instance that evaluation asks for · words, head_words: that a tail and a head label read beside their features,
-    pieces of the vocabulary and `pairs` of them ·
-    clusters, coarse, local: how many, and of coarser ones, have so many features of their own each ·
-    evaluation_batch: texts in a batch of it, None for EVALUATION_TOKENS.
+    pieces of the vocabulary and `pairs` of them · clusters, coarse, local: how many, and of coarser ones, have so many
+    features of their own each · evaluation_batch: texts in a batch of it, None for EVALUATION_TOKENS.
     """
 
     labels: int

@@ -22,22 +22,15 @@ from engine.model.meta_labels import first_weight, wanted_meta_labels
 from engine.planning.encoders import EncoderShape
 from engine.planning.hardware import CUDA_CONTEXT, GIB, Hardware
 from engine.planning.memory import Estimate, Setting, estimate
+from engine.planning.word_counts import FULL_FAN_IN, MOST_WORDS, WORDS, head_words_read, pairs_counted, words_read
 
 LADDER = (16, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048)
 GROUP_SIZES = (16, 32, 64)  # the first where the layer is small; the last halves the memory of the index
 HEADS = (0.05, 0.01, 0.0)
-WORDS = (256, 128, 64, 32, 0)  # that a label reads beside its features
-HEAD_WORDS = 4  # times as many are read by a head label
-MOST_WORDS = 1024  # that a label reads where labels are few
-# With a frozen encoder words have more to do: a head label reads more of them, and pairs of neighbours are words, too.
-FROZEN_HEAD_WORDS, MOST_HEAD_WORDS = 16, 4096
-PAIR_READERS = 1024  # read words with pairs: labels that read at least so many
-PAIRS = 1 << 15  # with 30,522 pieces and up to 1,024 features ids of 16 bits
 # Weights with which a step of 128 texts is a fifth of a TFLOP, what a small encoder's takes, and on a processor half a
 # second.
 SMALL_LAYER, SMALL_CPU_LAYER = 1 << 28, 1 << 26
-# A larger fan-in is not bought with fewer words than FULL_WORDS, fewer head labels, or passes of less than PASS_TOKENS.
-FULL_FAN_IN, FULL_WORDS = 64, 128
+# A larger fan-in than FULL_FAN_IN is not bought with few words, fewer head labels, or passes of less than PASS_TOKENS.
 PASS_TOKENS = 2048  # what keeps a device busy
 CHECKPOINTS = (0, 4, 3, 2, 1)
 HEADROOM = 1.02  # of the predicted peak: memory that the allocator holds in pieces too small to use
@@ -276,9 +269,9 @@ def _classifiers(problem: Problem, fan_in: int) -> Iterator[Setting]:
     weight = first_weight(config.auxiliary, 1.0 - fan_in / width, config.trains_features)
     meta = wanted_meta_labels(config.auxiliary, labels) if weight else 0
     is_dense = c.fan_in == "dense" or (c.fan_in == "auto" and fan_in == width and problem.trained)
-    for words, fraction, group in product(_words(problem, fan_in), fractions, _group_sizes(problem, fan_in)):
+    for words, fraction, group in product(words_read(problem, fan_in), fractions, _group_sizes(problem, fan_in)):
         head = labels if is_dense else min(labels, round(fraction * labels))
-        head_words = _head_words(problem, words, is_dense) if head else 0
+        head_words = head_words_read(problem, words, is_dense) if head else 0
         clusters, coarse, local = 0, 0, 0
         if head < labels:
             clusters, coarse, local = local_features(config.local, labels - head, group, width, fan_in, problem.trained)
@@ -288,8 +281,8 @@ def _classifiers(problem: Problem, fan_in: int) -> Iterator[Setting]:
             optimizer=c.optimizer, encoder_optimizer=config.encoder.optimizer,
             intermediate=config.intermediate.width, backend=backend, rewire=config.rewire.method,
             meta_labels=meta, k=max(config.evaluation.k), padded=problem.padded,
-            words=words if head < labels else 0, head_words=head_words, pairs=_pairs(problem, head_words or words),
-            clusters=clusters, coarse=coarse, local=local,
+            words=words if head < labels else 0, head_words=head_words,
+            pairs=pairs_counted(problem, head_words or words), clusters=clusters, coarse=coarse, local=local,
             deterministic=config.training.deterministic,
         )  # fmt: skip
 
@@ -302,38 +295,6 @@ def _group_sizes(problem: Problem, fan_in: int) -> tuple[int, ...]:
         return (c.group_size,)
     small = problem.labels * (fan_in + WORDS[0]) <= SMALL_LAYER
     return GROUP_SIZES if small and problem.trained else GROUP_SIZES[1:]
-
-
-def _words(problem: Problem, fan_in: int) -> tuple[int, ...]:
-    """How many words a label may read, the preferred first. By itself a dense layer reads none, nor do labels that
-    share nothing: what one of them reads would have to be gathered for it alone."""
-    c, most = problem.config.classifier, problem.encoder.vocabulary // 2
-    wanted = problem.config.words.fan_in
-    if wanted != "auto":
-        return (min(wanted, most),)
-    if c.fan_in == "dense" or c.group_size == 1:
-        return (0,)
-    few = c.fan_in == "auto" and fan_in == problem.width and not problem.trained
-    found = tuple(dict.fromkeys(min(words, most) for words in ((MOST_WORDS, *WORDS) if few else WORDS)))
-    if fan_in <= FULL_FAN_IN or c.fan_in != "auto":
-        return found
-    return tuple(words for words in found if words >= min(FULL_WORDS, most))
-
-
-def _head_words(problem: Problem, words: int, is_dense: bool) -> int:
-    """How many words a head label reads where others read `words`."""
-    wanted = HEAD_WORDS * words
-    if not problem.trained and not is_dense:
-        wanted = max(words, min(FROZEN_HEAD_WORDS * words, MOST_HEAD_WORDS))
-    return min(wanted, problem.encoder.vocabulary // 2)
-
-
-def _pairs(problem: Problem, words: int) -> int:
-    """How many pairs of pieces are words, where a label reads up to so many words."""
-    wanted = problem.config.words.pairs
-    if words < PAIR_READERS:
-        return 0
-    return wanted if wanted != "auto" else 0 if problem.trained else PAIRS
 
 
 def _advice(problem: Problem, budget: int) -> str:

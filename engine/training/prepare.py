@@ -56,8 +56,9 @@ from engine.peak_memory import bound_heap
 from engine.planning.encoders import shape_of
 from engine.planning.hardware import Hardware
 from engine.planning.memory import GROUPING_TOKENS, ORDER_SHARE
-from engine.planning.planner import PAIR_READERS, Plan, Problem, make_plan
+from engine.planning.planner import Plan, Problem, make_plan
 from engine.planning.report import plan_line
+from engine.planning.word_counts import PAIR_READERS
 from engine.training.optimizers import FlatAdamW, make_optimizer
 from engine.training.randomness import AUXILIARY, LAYER, ORDER, WEIGHTS, seed_of
 from engine.training.reporter import Reporter

@@ -25,10 +25,12 @@ def make_bundle(
     pairs_of: Sequence[str] = (),
     clusters: int = 0,
     coarse: int = 0,
+    lead: int = 0,
 ) -> Path:
     """A model bundle in `path`, its labels named label-0, label-1, ..., in a shuffled label order.
 
-    pairs_of: texts of which the neighbouring pieces are words, too, where labels read any.
+    pairs_of: texts of which the neighbouring pieces are words, too, where labels read any · lead: how many of the head
+    labels read them all.
     """
     from itertools import pairwise
 
@@ -66,14 +68,14 @@ def make_bundle(
         idf[tokenizer.all_special_ids] = 0.0
         below.words = Words(idf, torch.tensor(pairs) if pairs else None)
         head_words = min(HEAD_WORDS * words, vocabulary // 2)
-        shape = replace(shape, words=words, head_words=head_words, vocabulary=vocabulary)
+        shape = replace(shape, words=words, head_words=head_words, vocabulary=vocabulary, lead=lead)
     classifier = Classifier.new(shape, resolve_backend("torch", "cpu")[0], "cpu", 0)
     if clusters:
         classifier.read_local()
     for layer in classifier.layers:
         layer.bias.normal_(-4, 1)
         layer.weight.copy_(torch.randn(layer.weight.shape) * 0.1 * layer.scale)
-        if layer.words:
+        if layer.words and not layer.reads_all:
             chosen = torch.rand(len(layer.index), vocabulary).topk(layer.words, dim=1).indices.sort(dim=1).values
             classifier.read_words(layer, 0, chosen)
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -123,10 +123,16 @@ class Words:
         "auto: 32,768 where the encoder is frozen, else none",
         at_least=0,
     )
+    lead_labels: int | Auto = key(
+        "auto",
+        "how many of the head labels, the most frequent ones, read every word; auto: 64 where the encoder is frozen, "
+        "else none",
+        at_least=0,
+    )
     learning_rate: float = key(
         1.5e-2,
-        "peak learning rate of a label that reads 256 words; it falls with their number, but not that of head labels "
-        "where the encoder is frozen",
+        "peak learning rate of a label that reads 256 words; it falls with their number, for head labels of a frozen "
+        "encoder to a half at the most, and not at all for labels that read every word",
         at_least=0.0,
     )
 

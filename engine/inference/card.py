@@ -126,8 +126,10 @@ def _local(shape: ClassifierShape) -> str:
 def _words(shape: ClassifierShape) -> str:
     if not shape.vocabulary:
         return ""
-    tail = f" and {shape.words:,}" if shape.head < shape.labels else ""
-    return f"Beside them they read {shape.head_words:,}{tail} of {shape.vocabulary:,} words. "
+    read = [shape.head_words] if shape.lead < shape.head else []
+    read += [shape.words] if shape.head < shape.labels else []
+    lead = f", the {shape.lead:,} most frequent labels all of them" if shape.lead else ""
+    return f"Beside them they read {' and '.join(f'{n:,}' for n in read)} of {shape.vocabulary:,} words{lead}. "
 
 
 def _data(data: Mapping[str, Any]) -> str:
@@ -171,9 +173,10 @@ def _use(onnx: bool) -> str:
         "`tail.weight` [other labels, columns], `tail.bias` and `tail.index` [groups, columns], what the labels of a "
         "group read, row l that of group l // group_size: features first, those of clusters (`local.weight`, of the "
         "others) behind the others, then words, whose ids begin behind all features; `head.index` likewise where it is "
-        "there; what words weigh in a text `words.idf` [vocabulary] gives, pieces of the tokenizer first and behind "
+        "there; `lead.weight` and `lead.bias`, where they are there, of the most frequent labels, which read all "
+        "columns; what words weigh in a text `words.idf` [vocabulary] gives, pieces of the tokenizer first and behind "
         "them, where there are any, the pairs of neighbouring pieces in `words.pairs`; `label_order` [labels], the "
-        "label at each position of head and tail. An e4m3 weight is stored times 32\n"
+        "label at each position of lead, head and tail. An e4m3 weight is stored times 32\n"
         "- `labels.parquet`: name of label l in row l\n"
         "- `metrics.json`: on validation data\n"
     )

@@ -50,8 +50,8 @@ for text in sys.argv[2:]:
         count = np.bincount([*ids[0], *found], minlength=len(idf))
         words = np.split(np.where(count > 0, 1 + np.log(np.maximum(count, 1)), 0) * idf, [pieces])
         x_D = np.concatenate([x_D, *(part / max(np.linalg.norm(part), 1e-6) for part in words)])
-    logits = []  # of the head, then of the tail
-    for part in [part for part in ("head", "tail") if f"{part}.weight" in tensors]:
+    logits = []  # of the labels in their order
+    for part in [part for part in ("lead", "head", "tail") if f"{part}.weight" in tensors]:
         for first in range(0, len(tensors[f"{part}.weight"]), ROWS):
             w_RF = values(part, first)
             group = np.arange(first, first + len(w_RF)) // info["shape"]["group_size"]

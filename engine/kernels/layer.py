@@ -27,7 +27,8 @@ class LabelLayer:
     feature.
     Row l reads the columns index[l // group_size] of x, of which the last `words` are words. `start` is the label-order
     id of row 0, `state` the optimizer's tensors, `readers` the most groups in a row that may all read the same
-    features (0: what they read is spread evenly).
+    features (0: what they read is spread evenly), `absent` how many of the words have no column here, because no
+    instance of a batch has them.
     """
 
     weight: Tensor
@@ -38,11 +39,17 @@ class LabelLayer:
     state: dict[str, Tensor] = field(default_factory=dict)
     words: int = 0
     readers: int = 0
+    absent: int = 0
 
     @property
     def features(self) -> int:
         """How many of the F columns read features of the encoder: the first ones."""
-        return self.fan_in - self.words
+        return self.fan_in - self.words + self.absent
+
+    @property
+    def reads_all(self) -> bool:
+        """Whether its labels read every word there is."""
+        return self.index is None and self.words > 0
 
     @property
     def labels(self) -> int:

@@ -96,7 +96,8 @@ def _move(
     rate = torch.full((), learning_rate, device=grad.device)
     if options.optimizer == "rowwise":
         moment_R = layer.state[moment][first : first + len(grad)]
-        mean_square = torch.linalg.vector_norm(grad, dim=1).square_().div_(grad.shape[1])
+        read = layer.words if moment == "word_moment" else layer.features  # absent words have gradient 0
+        mean_square = torch.linalg.vector_norm(grad, dim=1).square_().div_(read)
         moment_R.lerp_(mean_square, 1.0 - options.beta2)
         rms = moment_R.div(1.0 - options.beta2**options.step).sqrt_()
         rate = rate / rms.add_(options.eps)

@@ -2,8 +2,8 @@
 
 model.json                shape of the classifier, loss, pooling, tokens, where it comes from
 encoder/                  Hugging Face model and tokenizer
-classifier.safetensors    head, tail, label_order int32 [L]; of what there is, intermediate layer, local features,
-                          words.idf fp32 [V], words.pairs int64 [P]
+classifier.safetensors    head, tail, label_order int32 [L]; of what there is, lead (labels that read all words),
+                          intermediate layer, local features, words.idf fp32 [V], words.pairs int64 [P]
 labels.parquet            name, text, train_frequency; row l is label l
 metrics.json              validation metrics of this model
 """

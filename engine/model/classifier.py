@@ -15,6 +15,7 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
+from engine.kernels import all_words
 from engine.kernels.layer import LabelLayer, Positives, StepOptions
 from engine.kernels.optimizers import new_state
 from engine.model.local_layout import LocalLayout
@@ -27,6 +28,7 @@ BIAS = -6.0
 # with the root of that trained best, from 64 to 384; for words, of which a text has a few, one that falls with their
 # number, from 64 to 1,024 (docs/accuracy.md).
 RATE_FEATURES, RATE_WORDS, FEWEST_WORDS = 64, 256, 64
+MOST_RATE_WORDS = 512  # of a head label whose words are not slowed
 DTYPES = {
     "fp32": torch.float32,
     "bf16": torch.bfloat16,
@@ -42,7 +44,7 @@ class ClassifierShape:
 
     words, head_words: how many of the `vocabulary` words a tail and a head label read beside the features · clusters,
     coarse, local: of how many clusters of the tail, and of coarser ones, each has so many features of its own, behind
-    the D others.
+    the D others · lead: how many of the head labels, the most frequent ones, read all words.
     """
 
     labels: int
@@ -58,6 +60,7 @@ class ClassifierShape:
     clusters: int = 0
     coarse: int = 0
     local: int = 0
+    lead: int = 0
 
     @property
     def features(self) -> int:
@@ -99,7 +102,8 @@ class ClassifierStep:
 
 
 class Classifier:
-    """layers: head (dense) and tail (sparse), of which one may be missing; backend: see engine.kernels.dispatch."""
+    """layers: lead (all words), head (all features) and tail (sparse), as far as there are any; backend: see
+    engine.kernels.dispatch."""
 
     def __init__(self, shape: ClassifierShape, layers: list[LabelLayer], backend: ModuleType) -> None:
         self.shape, self.layers, self.backend = shape, layers, backend
@@ -113,7 +117,8 @@ class Classifier:
         generator = torch.Generator(device).manual_seed(seed)
         layers = []
         for start, labels, fan_in, words in (
-            (0, shape.head, shape.width, shape.head_words),
+            (0, shape.lead, shape.features, shape.vocabulary),
+            (shape.lead, shape.head - shape.lead, shape.width, shape.head_words),
             (shape.head, shape.labels - shape.head, shape.fan_in, shape.words),
         ):
             if labels:
@@ -124,7 +129,11 @@ class Classifier:
     def from_tensors(cls, shape: ClassifierShape, tensors: dict[str, Tensor], backend: ModuleType) -> Classifier:
         """A classifier for prediction around `tensors`, named as by `tensors()`; without optimizer state."""
         layers = []
-        for part, start, words in (("head", 0, shape.head_words), ("tail", shape.head, shape.words)):
+        for part, start, words in (
+            ("lead", 0, shape.vocabulary),
+            ("head", shape.lead, shape.head_words),
+            ("tail", shape.head, shape.words),
+        ):
             if f"{part}.weight" in tensors:
                 weight, bias, index = tensors[f"{part}.weight"], tensors[f"{part}.bias"], tensors.get(f"{part}.index")
                 layers.append(LabelLayer(weight, bias, index, shape.group_size, start, words=words))
@@ -147,17 +156,19 @@ class Classifier:
         """Trains the layers that are not yet done in `begun`: a step that ran out of memory trains none twice.
 
         The learning rates in `options` are those of a label that reads RATE_FEATURES features and RATE_WORDS words.
-        slows_head_words: False gives the words of head labels, where others are not dense, the rate of RATE_WORDS,
-        however many they are.
+        slows_head_words: False gives the words of head labels, where others are not dense, the rate of MOST_RATE_WORDS
+        at the least. Those of labels that read all have the rate of RATE_WORDS.
         """
         for layer in self.layers[len(begun.losses) :]:
             word_rate = options.word_learning_rate
             beside_a_tail = layer.start < self.shape.head < self.shape.labels
-            if slows_head_words or not beside_a_tail:
-                word_rate *= RATE_WORDS / max(FEWEST_WORDS, layer.words)
+            most = layer.words if slows_head_words or not beside_a_tail else MOST_RATE_WORDS
+            if not layer.reads_all:
+                word_rate *= RATE_WORDS / max(FEWEST_WORDS, min(layer.words, most))
             rate = options.learning_rate * sqrt(RATE_FEATURES / layer.features)
             own = replace(options, learning_rate=rate, word_learning_rate=word_rate)
-            begun.losses.append(self.backend.step(layer, x_BD, positives, begun.dx_BD, own))
+            step = all_words.step if layer.reads_all else self.backend.step
+            begun.losses.append(step(layer, x_BD, positives, begun.dx_BD, own))
 
     def read_words(self, layer: LabelLayer, first: int, words_KW: Tensor) -> None:
         """The groups of `layer` from `first` on read these words: ids below the vocabulary, ascending in each row."""
@@ -184,18 +195,22 @@ class Classifier:
     def tensors(self, with_state: bool = True) -> dict[str, Tensor]:
         """Everything a checkpoint needs, or without state everything prediction needs, by name; no copies."""
         return {
-            f"{'head' if layer.start < self.shape.head else 'tail'}.{name}": tensor
+            f"{self._part(layer)}.{name}": tensor
             for layer in self.layers
             for name, tensor in layer.tensors().items()
             if with_state or not name.startswith("state.")
         }
+
+    def _part(self, layer: LabelLayer) -> str:
+        return "lead" if layer.start < self.shape.lead else "head" if layer.start < self.shape.head else "tail"
 
 
 def _new_layer(
     shape: ClassifierShape, start: int, labels: int, fan_in: int, words: int, generator: torch.Generator
 ) -> LabelLayer:
     device, index = generator.device, None
-    if start == shape.head or words or shape.clusters:
+    reads_all = start < shape.lead
+    if not reads_all and (start == shape.head or words or shape.clusters):
         groups = -(-labels // shape.group_size)
         local = shape.local_read if start == shape.head else 0
         columns = (words, shape.vocabulary, local, shape.features)

@@ -43,7 +43,7 @@ def index_bytes(columns: int) -> int:
 def is_fused(layer: Layer, backend: str, optimizer: str = "rowwise") -> bool:
     """Whether the fused kernels cover the layer."""
     _, fan_in, group, _, words = layer
-    covered = not group or (group in GROUP_SIZES and (fan_in % 16 == 0 or words > 0))
+    covered = not words if not group else group in GROUP_SIZES and (fan_in % 16 == 0 or words > 0)
     return backend == "triton" and optimizer != "adamw8bit" and covered
 
 
@@ -58,8 +58,12 @@ def initial_bytes(layers: list[Layer], width: int) -> int:
     return scratch
 
 
-def step_bytes(layer: Layer, width: int, vocabulary: int, batch: int, backend: str, device: str, optimizer: str) -> int:
-    """Most that a training step of one layer takes beside its tensors and x."""
+def step_bytes(
+    layer: Layer, width: int, vocabulary: int, batch: int, tokens: int, backend: str, device: str, optimizer: str
+) -> int:
+    """Most that a training step of one layer takes beside its tensors and x. tokens: of the longest text."""
+    if layer[4] and not layer[2]:
+        return _all_words_bytes(layer, width, batch, tokens, device)
     if is_fused(layer, backend, optimizer):
         return _fused_step_bytes(layer, width, vocabulary if layer[4] else 0, batch)
     labels, fan_in, group, *_ = layer
@@ -73,6 +77,14 @@ def step_bytes(layer: Layer, width: int, vocabulary: int, batch: int, backend: s
     else:
         a_row = 4 * (2 * batch + 2 * fan_in * batch // group + 5 * fan_in)
     return rows * a_row + 3 * 4 * width * batch
+
+
+def _all_words_bytes(layer: Layer, width: int, batch: int, tokens: int, device: str) -> int:
+    """A step on the words that the batch has: their weights and where they lie, x twice, and a block's gradient."""
+    labels, _, _, dtype, words = layer
+    columns = width + min(words, 2 * batch * tokens)
+    rows = min(labels, max(1, int(BLOCK_BYTES[device] / 4 / max(columns, batch))))
+    return columns * (8 * batch + 2 * labels * WEIGHT_BYTES[dtype] + 12 * rows + 16) + words * (batch + 9)
 
 
 def word_bytes(width: int, vocabulary: int, batch: int) -> int:

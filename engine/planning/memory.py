@@ -50,7 +50,8 @@ class Setting:
     classifier's · encoder_optimizer: adamw8bit or adamw · meta_labels: 0 without the auxiliary objective · k: labels
     an instance that evaluation asks for · words, head_words: that a tail and a head label read beside their features,
     pieces of the vocabulary and `pairs` of them · clusters, coarse, local: how many, and of coarser ones, have so many
-    features of their own each · evaluation_batch: texts in a batch of it, None for EVALUATION_TOKENS.
+    features of their own each · lead: how many of the head labels read all words · evaluation_batch: texts in a batch
+    of it, None for EVALUATION_TOKENS.
     """
 
     labels: int
@@ -83,6 +84,7 @@ class Setting:
     clusters: int = 0
     coarse: int = 0
     local: int = 0
+    lead: int = 0
     deterministic: bool = False
 
     @property
@@ -117,10 +119,11 @@ class Setting:
         return classifier_bytes(self.layers(with_meta=False), self.optimizer, self.features + self.vocabulary)
 
     def layers(self, with_meta: bool = True) -> list[Layer]:
-        """Head, tail and meta-labels, as far as there are any."""
+        """Labels that read all words, head, tail and meta-labels, as far as there are any."""
         group, dtype, words = self.group_size, self.weight_dtype, self.head_words
         found = [
-            (self.head, self.width + words, group if words or self.clusters else 0, dtype, words),
+            (self.lead, self.features + self.vocabulary, 0, dtype, self.vocabulary),
+            (self.head - self.lead, self.width + words, group if words or self.clusters else 0, dtype, words),
             (self.labels - self.head, self.fan_in + self.words, group, dtype, self.words),
             (self.meta_labels if with_meta else 0, self.width, 0, "fp32", 0),
         ]
@@ -246,7 +249,8 @@ def _before_training(s: Setting, below: Phase) -> dict[str, Phase]:
 def _steps(s: Setting, resident: Phase) -> dict[str, Phase]:
     """Phases of a training step."""
     scratch = max(
-        step_bytes(layer, s.features, s.vocabulary, s.batch, s.backend, s.device, s.optimizer) for layer in s.layers()
+        step_bytes(layer, s.features, s.vocabulary, s.batch, s.tokens, s.backend, s.device, s.optimizer)
+        for layer in s.layers()
     )
     scratch += word_bytes(s.features, s.vocabulary, s.batch)
     step = {"classifier workspace": scratch + 3 * 4 * s.features * s.batch}

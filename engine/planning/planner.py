@@ -22,7 +22,15 @@ from engine.model.meta_labels import first_weight, wanted_meta_labels
 from engine.planning.encoders import EncoderShape
 from engine.planning.hardware import CUDA_CONTEXT, GIB, Hardware
 from engine.planning.memory import Estimate, Setting, estimate
-from engine.planning.word_counts import FULL_FAN_IN, MOST_WORDS, WORDS, head_words_read, pairs_counted, words_read
+from engine.planning.word_counts import (
+    FULL_FAN_IN,
+    MOST_WORDS,
+    WORDS,
+    head_words_read,
+    lead_labels,
+    pairs_counted,
+    words_read,
+)
 
 LADDER = (16, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048)
 GROUP_SIZES = (16, 32, 64)  # the first where the layer is small; the last halves the memory of the index
@@ -43,8 +51,8 @@ class Plan:
     components: what makes up the peak · phases: the peak of each phase · classifier_bytes: of the classifier's
     tensors · host_bytes: beside the device (on a CPU 0: all is host memory) · notches: how often the plan was lowered
     because a step ran out of memory · words, head_words: read by a tail and a head label beside their features, of a
-    vocabulary with `pairs` · clusters, coarse, local: of tail labels, and coarser ones, with so many features of their
-    own each.
+    vocabulary with `pairs` · lead: how many head labels read all of it · clusters, coarse, local: of tail labels, and
+    coarser ones, with so many features of their own each.
     """
 
     labels: int
@@ -72,6 +80,7 @@ class Plan:
     clusters: int = 0
     coarse: int = 0
     local: int = 0
+    lead: int = 0
 
     @property
     def sparsity(self) -> float:
@@ -141,6 +150,7 @@ def plan_of(setting: Setting, found: Estimate, budget: int) -> Plan:
         clusters=s.clusters,
         coarse=s.coarse,
         local=s.local,
+        lead=s.lead,
     )  # fmt: skip
 
 
@@ -272,6 +282,7 @@ def _classifiers(problem: Problem, fan_in: int) -> Iterator[Setting]:
     for words, fraction, group in product(words_read(problem, fan_in), fractions, _group_sizes(problem, fan_in)):
         head = labels if is_dense else min(labels, round(fraction * labels))
         head_words = head_words_read(problem, words, is_dense) if head else 0
+        lead = 0 if is_dense else lead_labels(problem, words, head)
         clusters, coarse, local = 0, 0, 0
         if head < labels:
             clusters, coarse, local = local_features(config.local, labels - head, group, width, fan_in, problem.trained)
@@ -282,8 +293,8 @@ def _classifiers(problem: Problem, fan_in: int) -> Iterator[Setting]:
             intermediate=config.intermediate.width, backend=backend, rewire=config.rewire.method,
             meta_labels=meta, k=max(config.evaluation.k), padded=problem.padded,
             words=words if head < labels else 0, head_words=head_words,
-            pairs=pairs_counted(problem, head_words or words), clusters=clusters, coarse=coarse, local=local,
-            deterministic=config.training.deterministic,
+            pairs=pairs_counted(problem, head_words or words, lead), clusters=clusters, coarse=coarse, local=local,
+            lead=lead, deterministic=config.training.deterministic,
         )  # fmt: skip
 
 

@@ -14,6 +14,7 @@ HEAD_WORDS = 4  # times as many are read by a head label
 FROZEN_HEAD_WORDS, MOST_HEAD_WORDS = 16, 4096
 PAIR_READERS = 1024  # read words with pairs: labels that read at least so many
 PAIRS = 1 << 15  # with 30,522 pieces and up to 1,024 features ids of 16 bits
+LEAD_LABELS = 64  # the most frequent ones, which read all words where the encoder is frozen
 FULL_FAN_IN, FULL_WORDS = 64, 128  # a larger fan-in is not bought with fewer words
 
 
@@ -41,9 +42,17 @@ def head_words_read(problem: Problem, words: int, is_dense: bool) -> int:
     return min(wanted, problem.encoder.vocabulary // 2)
 
 
-def pairs_counted(problem: Problem, words: int) -> int:
-    """How many pairs of pieces are words, where a label reads up to so many words."""
+def lead_labels(problem: Problem, words: int, head: int) -> int:
+    """How many of the head labels read all words."""
+    wanted = problem.config.words.lead_labels
+    if not words:
+        return 0
+    return min(head, wanted if wanted != "auto" else 0 if problem.trained else LEAD_LABELS)
+
+
+def pairs_counted(problem: Problem, words: int, lead: int) -> int:
+    """How many pairs of pieces are words, where a label reads up to so many words, and `lead` labels all."""
     wanted = problem.config.words.pairs
-    if words < PAIR_READERS:
+    if words < PAIR_READERS and not lead:
         return 0
     return wanted if wanted != "auto" else 0 if problem.trained else PAIRS

@@ -234,6 +234,7 @@ def classifier_shape(config: RunConfig, plan: Plan) -> ClassifierShape:
     return ClassifierShape(
         plan.labels, plan.head, plan.width, plan.fan_in, plan.group_size, config.classifier.optimizer,
         plan.weight_dtype, plan.words, plan.head_words, plan.vocabulary, plan.clusters, plan.coarse, plan.local,
+        plan.lead,
     )  # fmt: skip
 
 
@@ -244,8 +245,10 @@ def prepare_words(plan: Plan, material: Material, reporter: Reporter) -> WordSta
     pieces = plan.vocabulary - plan.pairs
     among = f"{pieces:,} pieces" + (f" and {plan.pairs:,} pairs of them" if plan.pairs else "")
     beside = f"of {among} beside its features"
-    most = f", a head label {plan.head_words:,}" if plan.head < plan.labels else ""
-    reporter.say(f"words     a label reads {plan.words if most else plan.head_words:,} {beside}{most}")
+    most = f", a head label {plan.head_words:,}" if plan.lead < plan.head < plan.labels else ""
+    least = plan.words if plan.head < plan.labels else plan.head_words
+    lead = f", the {plan.lead:,} most frequent all" if plan.lead else ""
+    reporter.say(f"words     a label reads {least:,} {beside}{most}{lead}")
     special = [*material.tokenizer.all_special_ids, material.tokens.pad_id]
     words = WordStatistics(material.tokens.tokens, material.sample, pieces, special, plan.pairs)
     pairs = torch.from_numpy(words.pairs) if plan.pairs else None
@@ -262,6 +265,8 @@ def _choose_words(
     positions = order.position_of[labels.ids]
     with reporter.stage("choosing words", "groups") as update:
         for layer in classifier.layers:
+            if layer.reads_all:
+                continue
             done, groups = 0, len(layer.index)
             span = (layer.start, layer.labels, layer.group_size, layer.words)
             reads = (layer.index.device, layer.words >= PAIR_READERS)
@@ -310,7 +315,7 @@ def _label_order(
     features = _encoded(material, material.sample, device, autocast, reporter, "grouping labels")
     memory = int(ORDER_SHARE * plan.classifier_bytes)
     vectors = label_vectors(features, plan.labels, material.encoder.width, seed, memory)
-    for labels in (label_at[: plan.head], label_at[plan.head :]):
+    for labels in (label_at[plan.lead : plan.head], label_at[plan.head :]):
         if len(labels):
             labels[:] = balanced_order(vectors, plan.group_size, seed, torch.from_numpy(labels)).cpu().numpy()
     return LabelOrder.from_labels(label_at, plan.head)

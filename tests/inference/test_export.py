@@ -161,6 +161,8 @@ MODELS = {
     "clusters and words": {"clusters": 4, "coarse": 2, "words": 12},
     "all dense, with words": {"head": 120, "words": 12},
     "words and pairs of them": {"words": 20, "pairs_of": TEXTS},
+    "labels that read all words": {"words": 20, "pairs_of": TEXTS, "lead": 3},
+    "all head labels read all words, clusters": {"words": 20, "lead": 8, "clusters": 4, "coarse": 2},
     "clusters alone, intermediate": {"clusters": 2, "intermediate": 48},
 }
 

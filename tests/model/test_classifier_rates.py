@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from engine.config import resolve
-from engine.kernels import reference
+from engine.kernels import all_words, reference
 from engine.kernels.layer import StepOptions
 from engine.model.classifier import Classifier, ClassifierShape, ClassifierStep
 
@@ -27,14 +27,29 @@ def test_rates_fall_with_the_root_of_the_features_and_the_number_of_words(fan_in
     assert (head.learning_rate, head.word_learning_rate) == pytest.approx((0.1, 0.6 * 256 / max(64, 4 * words)))
 
 
-def test_words_of_head_labels_may_have_the_rate_of_256():
+@pytest.mark.parametrize(("head_words", "expected"), [(512, 0.3), (1900, 0.3), (256, 0.6)])
+def test_words_of_head_labels_may_have_the_rate_of_512_at_the_least(head_words, expected):
     given = []
-    shape = ClassifierShape(100, 20, 256, 64, 16, words=128, head_words=512, vocabulary=2000)
+    shape = ClassifierShape(100, 20, 256, 64, 16, words=128, head_words=head_words, vocabulary=2000)
     classifier = Classifier.new(shape, reference, "cpu", seed=0)
     classifier.backend = SimpleNamespace(step=lambda layer, x_BD, positives, dx_BD, options: given.append(options))
     begun = ClassifierStep.new(torch.zeros(2, 2256), 256)
     classifier.go_on(begun, torch.zeros(2, 2256), None, StepOptions(word_learning_rate=0.6), slows_head_words=False)
-    assert [options.word_learning_rate for options in given] == [0.6, 1.2]
+    assert [options.word_learning_rate for options in given] == [expected, 1.2]
+
+
+@pytest.mark.parametrize("slows_head_words", [True, False])
+def test_words_of_labels_that_read_all_have_the_rate_of_256(slows_head_words, monkeypatch):
+    given = []
+    monkeypatch.setattr(all_words, "step", lambda layer, x_BD, positives, dx_BD, options: given.append(options))
+    shape = ClassifierShape(100, 20, 256, 64, 16, words=128, head_words=512, vocabulary=2000, lead=5)
+    classifier = Classifier.new(shape, reference, "cpu", seed=0)
+    classifier.backend = SimpleNamespace(step=all_words.step)
+    begun = ClassifierStep.new(torch.zeros(2, 2256), 256)
+    options = StepOptions(learning_rate=0.2, word_learning_rate=0.6)
+    classifier.go_on(begun, torch.zeros(2, 2256), None, options, slows_head_words)
+    assert [options.word_learning_rate for options in given] == [0.6, 0.3, 1.2]
+    assert [options.learning_rate for options in given] == [0.1, 0.1, 0.2]
 
 
 def test_where_all_labels_are_dense_their_words_are_slow_all_the_same():

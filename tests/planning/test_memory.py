@@ -135,16 +135,16 @@ def test_numbers_of_the_fused_kernels():
 
 @pytest.mark.parametrize("optimizer", ["rowwise", "sgd", "adamw8bit"])
 @pytest.mark.parametrize("dtype", ["fp32", "bf16", "fp8"])
-@pytest.mark.parametrize("words", [0, 24])
-def test_classifier_bytes_are_those_of_its_tensors(optimizer, dtype, words):
+@pytest.mark.parametrize(("words", "lead"), [(0, 0), (24, 0), (24, 10), (24, 40)])
+def test_classifier_bytes_are_those_of_its_tensors(optimizer, dtype, words, lead):
     from engine.kernels import reference
     from engine.model.classifier import Classifier, ClassifierShape
 
     planned = replace(
         setting(MINILM, 1003, 16, 64), head=40, width=64, group_size=8, weight_dtype=dtype, optimizer=optimizer,
-        words=words, head_words=2 * words,
+        words=words, head_words=2 * words, lead=lead, pairs=100 if lead else 0,
     )  # fmt: skip
-    shape = ClassifierShape(1003, 40, 64, 16, 8, optimizer, dtype, words, 2 * words, planned.vocabulary)
+    shape = ClassifierShape(1003, 40, 64, 16, 8, optimizer, dtype, words, 2 * words, planned.vocabulary, lead=lead)
     tensors = Classifier.new(shape, reference, "cpu", 0).tensors()
     predicted = planned.classifier()
     assert sum(predicted.values()) == pytest.approx(sum(t.nbytes for t in tensors.values()), rel=0.01)

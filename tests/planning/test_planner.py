@@ -174,6 +174,27 @@ def test_features_and_words_of_a_frozen_encoder_on_a_processor(labels, changes, 
 
 
 @pytest.mark.parametrize(
+    ("labels", "changes", "expected"),
+    [
+        (100_000, {}, 64),
+        (1000, {}, 50),
+        (100_000, {"classifier__head_fraction": 0.0}, 0),
+        (100_000, {"words__lead_labels": 200}, 200),
+        (100_000, {"words__lead_labels": 0}, 0),
+        (100_000, {"words__fan_in": 0}, 0),
+        (100_000, {"classifier__fan_in": "dense"}, 0),
+        (100_000, {"classifier__fan_in": "dense", "words__fan_in": 256}, 0),
+        (100_000, {"encoder__trainable": "all"}, 0),
+        (100_000, {"encoder__trainable": "all", "words__lead_labels": 20}, 20),
+    ],
+)
+def test_the_most_frequent_labels_of_a_frozen_encoder_read_all_words(labels, changes, expected):
+    plan = make_plan(problem(labels, gib=16, **{"encoder__trainable": "none", "classifier__fan_in": 64} | changes))
+    assert plan.lead == expected
+    assert plan.lead <= plan.head
+
+
+@pytest.mark.parametrize(
     ("changes", "expected"),
     [
         ({"encoder__trainable": "none"}, 32_768),
@@ -181,7 +202,9 @@ def test_features_and_words_of_a_frozen_encoder_on_a_processor(labels, changes, 
         ({"words__pairs": 500}, 500),
         ({"encoder__trainable": "none", "words__pairs": 0}, 0),
         ({"encoder__trainable": "none", "words__fan_in": 0}, 0),
-        ({"encoder__trainable": "none", "words__fan_in": 32}, 0),  # head labels read 512, too few for pairs
+        ({"encoder__trainable": "none", "words__fan_in": 32}, 32_768),  # for the labels that read all words
+        # head labels read 512, too few for pairs
+        ({"encoder__trainable": "none", "words__fan_in": 32, "words__lead_labels": 0}, 0),
     ],
 )
 def test_pairs_are_words_where_the_encoder_is_frozen(changes, expected):

@@ -19,6 +19,7 @@ from engine.runs import RunDirectory
 
 TRAINABLE = ["--set", "encoder.trainable=all", "--set", "encoder.learning_rate=1e-3"]
 LOCAL = [*TRAINABLE, "--set", "local.clusters=4", "--set", "rewire.interval=5"]
+LEAD = ["--set", "words.lead_labels=4", "--set", "classifier.head_fraction=0.1"]
 
 
 def train(flags, output, *more) -> Path:
@@ -75,6 +76,8 @@ OPTIONS = {
     "intermediate layer": ["--set", "intermediate.width=48", "--set", "classifier.fan_in=12"],
     "local features": LOCAL,
     "local features, frozen": ["--set", "local.clusters=4", "--set", "auxiliary.weight=0.3"],
+    "labels that read all words, trained": [*LOCAL, *LEAD],
+    "labels that read all words, bf16": [*LEAD, "--set", "classifier.weight_dtype=bf16"],
     "auxiliary": [*TRAINABLE, "--set", "auxiliary.weight=0.3", "--set", "auxiliary.meta_labels=8"],
     "bf16": ["--set", "classifier.weight_dtype=bf16"],
     "fp8": ["--set", "classifier.weight_dtype=fp8"],

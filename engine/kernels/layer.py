@@ -121,7 +121,8 @@ class Positives:
 class StepOptions:
     """What one classifier step does with its gradient. `step` counts from 1; `seed` feeds stochastic rounding.
 
-    word_learning_rate: of the columns that read words (with adamw8bit they move at learning_rate).
+    word_learning_rate: of the columns that read words (with adamw8bit they move at learning_rate) · wants_dx: False
+    where nothing below the classifier trains; a backend may then leave dx as it is.
     """
 
     loss: str = "bce"
@@ -136,4 +137,5 @@ class StepOptions:
     seed: int = 0
     loss_weight: float = 1.0
     want_loss: bool = False
+    wants_dx: bool = True
     deterministic: bool = False

@@ -52,7 +52,8 @@ def step(layer: LabelLayer, x_BD: Tensor, positives: Positives, dx_BD: Tensor, o
             total += loss_value(logits_RB, at, options.loss) * factor
         grad_RB = loss_gradient_(logits_RB, at, options.loss).mul_(factor)
         grad_RF = product.weight_gradient(grad_RB)
-        product.add_input_gradient(grad_RB, dx_DB)
+        if options.wants_dx:
+            product.add_input_gradient(grad_RB, dx_DB)
         update_rows(layer, first, last, grad_RF, grad_RB.sum(dim=1), options, generator)
     dx_BD += dx_DB.T
     return total

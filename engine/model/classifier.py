@@ -170,6 +170,10 @@ class Classifier:
             step = all_words.step if layer.reads_all else self.backend.step
             begun.losses.append(step(layer, x_BD, positives, begun.dx_BD, own))
 
+    def is_finite(self) -> Tensor:
+        """bool scalar: whether the biases are, which move with everything else. Without a temporary of their size."""
+        return torch.stack([layer.bias.sum() for layer in self.layers]).isfinite().all()
+
     def read_words(self, layer: LabelLayer, first: int, words_KW: Tensor) -> None:
         """The groups of `layer` from `first` on read these words: ids below the vocabulary, ascending in each row."""
         part = layer.index[first : first + len(words_KW), layer.features :]

@@ -118,15 +118,16 @@ class TrainingStep:
                 begun.x_BD = torch.cat([self._features(begun, span, n) for n, span in enumerate(spans)])
         read_BX = self.model.with_words(begun.x_BD, batch.inputs)
         dx_BD, loss = self._classify(begun, read_BX)
+        if self.optimizer is None:
+            return StepResult(read_BX, loss, self.classifier.is_finite())
         finite = torch.isfinite(dx_BD).all()
-        if self.optimizer is not None:
-            with self.optimizer.stepping(begun.step, begun.factor):
-                if at_once and with_graph is not None:
-                    self.optimizer.backward(with_graph, dx_BD)
-                else:
-                    for n, span in enumerate(spans):
-                        self.optimizer.backward(self._features(begun, span, n), dx_BD[span])
-            finite = finite & torch.isfinite(self.optimizer.grad_norm)
+        with self.optimizer.stepping(begun.step, begun.factor):
+            if at_once and with_graph is not None:
+                self.optimizer.backward(with_graph, dx_BD)
+            else:
+                for n, span in enumerate(spans):
+                    self.optimizer.backward(self._features(begun, span, n), dx_BD[span])
+        finite = finite & torch.isfinite(self.optimizer.grad_norm)
         return StepResult(read_BX, loss, finite)
 
     def _features(self, begun: _Begun, span: slice, micro: int) -> Tensor:
@@ -150,6 +151,7 @@ class TrainingStep:
             seed=self.config.run.seed,
             loss_weight=1.0 - share,
             want_loss=begun.wants_loss,
+            wants_dx=self.optimizer is not None,
             deterministic=self.config.training.deterministic,
         )
         begun.main = begun.main or ClassifierStep.new(x_BD)

@@ -177,6 +177,17 @@ def test_groups_of_one_and_of_sixteen_agree_given_the_same_indices(width):
     torch.testing.assert_close(dx_single, dx_grouped, rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize(("fan_in", "group_size"), [(None, 16), (12, 16), (12, 1)])
+def test_a_step_without_input_gradient_moves_the_weights_alike(fan_in, group_size):
+    x_BD, offsets, labels_of = make_batch(9, 48, 100)
+    positives = Positives.from_rows(offsets, labels_of)
+    layers, gradients = [make_layer(100, 48, fan_in, group_size) for _ in range(2)], torch.zeros(2, 9, 48)
+    for layer, dx_BD, wanted in zip(layers, gradients, (True, False), strict=True):
+        reference.step(layer, x_BD, positives, dx_BD, StepOptions(wants_dx=wanted))
+    assert torch.equal(layers[0].weight, layers[1].weight) and torch.equal(layers[0].bias, layers[1].bias)
+    assert gradients[0].any() and not gradients[1].any()
+
+
 def test_adamw8bit_follows_adamw():
     layer = make_layer(64, 32, None, 1, "adamw8bit")
     weight = layer.weight.clone().requires_grad_()

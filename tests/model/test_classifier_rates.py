@@ -52,6 +52,15 @@ def test_words_of_labels_that_read_all_have_the_rate_of_256(slows_head_words, mo
     assert [options.learning_rate for options in given] == [0.1, 0.1, 0.2]
 
 
+@pytest.mark.parametrize("part", range(3))
+def test_a_bias_that_is_not_finite_is_noticed(part):
+    shape = ClassifierShape(100, 20, 256, 64, 16, words=128, head_words=512, vocabulary=2000, lead=5)
+    classifier = Classifier.new(shape, reference, "cpu", seed=0)
+    assert classifier.is_finite()
+    classifier.layers[part].bias[3] = float("nan")
+    assert not classifier.is_finite()
+
+
 def test_where_all_labels_are_dense_their_words_are_slow_all_the_same():
     given = []
     shape = ClassifierShape(100, 100, 256, 256, 16, head_words=512, vocabulary=2000)

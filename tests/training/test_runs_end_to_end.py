@@ -249,3 +249,12 @@ def test_stopping_on_a_full_disk_fails_with_advice_and_the_last_checkpoint(tiny_
     assert "free some space" in capsys.readouterr().err
     (run,) = tmp_path.glob("2*")
     assert list((run / "checkpoints").glob("step_*/manifest.json"))
+
+
+def test_a_classifier_that_diverges_stops_the_run_with_advice(tiny_flags, tmp_path, capsys):
+    """With a frozen encoder there is no gradient of the features to look at."""
+    flags = [*tiny_flags, "--set", "classifier.optimizer=sgd", "--set", "classifier.loss=squared_hinge"]
+    flags += ["--set", "classifier.learning_rate=1e10", "--epochs", "10", "--output", str(tmp_path)]
+    assert main(["train", *flags]) == 1
+    assert "not finite" in (said := capsys.readouterr().err)
+    assert "lower learning rates" in said

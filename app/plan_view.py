@@ -66,9 +66,10 @@ def choice(plan: Plan) -> str:
     is_dense = plan.head == plan.labels
     words = plan.head_words if is_dense else plan.words
     kept = "all of them" if is_dense else f"{percent(plan.head / plan.labels, 0)}, the most frequent"
+    beside = f"beside the features; {plan.lead:,} labels all" if plan.lead else "of the text, beside the features"
     rows = [
         ("Features a label reads (fan-in)", f"{plan.fan_in:,} of {plan.width:,}", f"{plan.sparsity:.0%} sparse"),
-        ("Words a label reads", f"{words:,}" if words else "none", "of the text, beside the features"),
+        ("Words a label reads", f"{words:,}" if words else "none", beside),
         ("Local features", f"{plan.local:,}" if plan.clusters else "none", _clusters(plan.coarse + plan.clusters)),
         ("Labels sharing features", "none" if is_dense else f"{plan.group_size}", "group size"),
         ("Labels kept dense", f"{plan.head:,}", kept),

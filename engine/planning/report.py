@@ -31,7 +31,8 @@ def classifier_words(plan: Plan) -> str:
     features = f"fan-in {plan.fan_in} of {plan.width} ({plan.sparsity:.0%} sparse)"
     if plan.fan_in == plan.width:
         features = f"all {plan.width} features"
-    return f"{features}{words}{own}, groups of {plan.group_size}, {plan.head:,} head labels dense, {plan.weight_dtype}"
+    head = f"{plan.head:,} head labels dense" + (f" ({plan.lead:,} with all words)" if plan.lead else "")
+    return f"{features}{words}{own}, groups of {plan.group_size}, {head}, {plan.weight_dtype}"
 
 
 def training_words(plan: Plan) -> str:

@@ -126,6 +126,8 @@ def _local(shape: ClassifierShape) -> str:
 def _words(shape: ClassifierShape) -> str:
     if not shape.vocabulary:
         return ""
+    if shape.lead == shape.labels:
+        return f"Beside them they read all {shape.vocabulary:,} words. "
     read = [shape.head_words] if shape.lead < shape.head else []
     read += [shape.words] if shape.head < shape.labels else []
     lead = f", the {shape.lead:,} most frequent labels all of them" if shape.lead else ""

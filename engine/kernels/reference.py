@@ -34,8 +34,8 @@ def step(layer: LabelLayer, x_BD: Tensor, positives: Positives, dx_BD: Tensor, o
     """One training step of `layer`: updates it in place and adds its share to dx_BD.
 
     x_BD: features and words, any float dtype · dx_BD: fp32, gradient of the batch-mean loss with respect to the
-    features, the first columns of x, taken at the weights before the update · returns the layer's part of that loss
-    (fp32 scalar) if `options.want_loss`, else None.
+    features, the first columns of x, taken at the weights before the update; left as it is where options.wants_dx is
+    False · returns the layer's part of that loss (fp32 scalar) if `options.want_loss`, else None.
     """
     x_BD = x_BD.detach().float()
     x_DB = x_BD.T.contiguous()

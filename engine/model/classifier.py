@@ -26,9 +26,9 @@ BIAS = -6.0
 # Learning rates are those of a label that reads so many columns. The rowwise step is about the same for every column,
 # so that a logit moves by the learning rate times their number. For features, which every text has, a rate that falls
 # with the root of that trained best, from 64 to 384; for words, of which a text has a few, one that falls with their
-# number, from 64 to 1,024 (docs/accuracy.md).
-RATE_FEATURES, RATE_WORDS, FEWEST_WORDS = 64, 256, 64
-MOST_RATE_WORDS = 512  # of a head label whose words are not slowed
+# number, from 64 to 1,024. Frequent labels of a frozen encoder have more to learn from words: head labels do best with
+# the rate of MOST_RATE_WORDS, however many they read, those that read all with that of RATE_WORDS (docs/accuracy.md).
+RATE_FEATURES, RATE_WORDS, FEWEST_WORDS, MOST_RATE_WORDS = 64, 256, 64, 512
 DTYPES = {
     "fp32": torch.float32,
     "bf16": torch.bfloat16,

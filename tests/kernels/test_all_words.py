@@ -70,7 +70,6 @@ def test_words_that_no_text_has_keep_their_bits_and_the_others_move(dtype):
 
 
 def test_only_the_columns_of_the_batch_are_computed():
-    """No tensor of a step is as large as the layer."""
     layer, sizes = make_layer(), []
     step = reference.step
 

@@ -66,7 +66,9 @@ def choice(plan: Plan) -> str:
     is_dense = plan.head == plan.labels
     words = plan.head_words if is_dense else plan.words
     kept = "all of them" if is_dense else f"{percent(plan.head / plan.labels, 0)}, the most frequent"
-    beside = f"beside the features; {plan.lead:,} labels all" if plan.lead else "of the text, beside the features"
+    beside = "of the text, beside the features"
+    if plan.lead:
+        beside = f"beside the features; the {plan.lead:,} most frequent labels read all"
     rows = [
         ("Features a label reads (fan-in)", f"{plan.fan_in:,} of {plan.width:,}", f"{plan.sparsity:.0%} sparse"),
         ("Words a label reads", f"{words:,}" if words else "none", beside),

@@ -63,6 +63,16 @@ class ClassifierShape:
     lead: int = 0
 
     @property
+    def parts(self) -> dict[str, tuple[int, int, int, int]]:
+        """(first label, labels, features, words) of the layers there are, by name, in the order of labels."""
+        found = {
+            "lead": (0, self.lead, self.features, self.vocabulary),
+            "head": (self.lead, self.head - self.lead, self.width, self.head_words),
+            "tail": (self.head, self.labels - self.head, self.fan_in, self.words),
+        }
+        return {name: part for name, part in found.items() if part[1]}
+
+    @property
     def features(self) -> int:
         """Columns of x before the words."""
         return self.width + self.local_columns
@@ -115,28 +125,16 @@ class Classifier:
         Weights of words are zero, and every group reads the first words there are: see `read_words`.
         """
         generator = torch.Generator(device).manual_seed(seed)
-        layers = []
-        for start, labels, fan_in, words in (
-            (0, shape.lead, shape.features, shape.vocabulary),
-            (shape.lead, shape.head - shape.lead, shape.width, shape.head_words),
-            (shape.head, shape.labels - shape.head, shape.fan_in, shape.words),
-        ):
-            if labels:
-                layers.append(_new_layer(shape, start, labels, fan_in, words, generator))
+        layers = [_new_layer(shape, *part, generator) for part in shape.parts.values()]
         return cls(shape, layers, backend)
 
     @classmethod
     def from_tensors(cls, shape: ClassifierShape, tensors: dict[str, Tensor], backend: ModuleType) -> Classifier:
         """A classifier for prediction around `tensors`, named as by `tensors()`; without optimizer state."""
         layers = []
-        for part, start, words in (
-            ("lead", 0, shape.vocabulary),
-            ("head", shape.lead, shape.head_words),
-            ("tail", shape.head, shape.words),
-        ):
-            if f"{part}.weight" in tensors:
-                weight, bias, index = tensors[f"{part}.weight"], tensors[f"{part}.bias"], tensors.get(f"{part}.index")
-                layers.append(LabelLayer(weight, bias, index, shape.group_size, start, words=words))
+        for part, (start, _, _, words) in shape.parts.items():
+            weight, bias, index = tensors[f"{part}.weight"], tensors[f"{part}.bias"], tensors.get(f"{part}.index")
+            layers.append(LabelLayer(weight, bias, index, shape.group_size, start, words=words))
         return cls(shape, layers, backend)
 
     def step(self, x_BD: Tensor, positives: Positives, options: StepOptions) -> tuple[Tensor, Tensor | None]:
@@ -199,14 +197,11 @@ class Classifier:
     def tensors(self, with_state: bool = True) -> dict[str, Tensor]:
         """Everything a checkpoint needs, or without state everything prediction needs, by name; no copies."""
         return {
-            f"{self._part(layer)}.{name}": tensor
-            for layer in self.layers
+            f"{part}.{name}": tensor
+            for part, layer in zip(self.shape.parts, self.layers, strict=True)
             for name, tensor in layer.tensors().items()
             if with_state or not name.startswith("state.")
         }
-
-    def _part(self, layer: LabelLayer) -> str:
-        return "lead" if layer.start < self.shape.lead else "head" if layer.start < self.shape.head else "tail"
 
 
 def _new_layer(

@@ -281,7 +281,7 @@ class TrainPage:
                 raise ConfigError(text)
             id = launch.start(config, profile, origins)
         except EngineError as error:
-            said = gr.update(value=note(in_words(str(error)), problem=True), visible=True)
+            said = gr.update(value=note(f"Not started: {in_words(str(error))}", problem=True), visible=True)
             return gr.skip(), said, gr.skip(), gr.skip()
         self.shared.runs.forget()
         # The form makes room for the run, which would begin below the screen.

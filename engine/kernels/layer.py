@@ -27,8 +27,7 @@ class LabelLayer:
     feature.
     Row l reads the columns index[l // group_size] of x, of which the last `words` are words. `start` is the label-order
     id of row 0, `state` the optimizer's tensors, `readers` the most groups in a row that may all read the same
-    features (0: what they read is spread evenly), `absent` how many of the words have no column here, because no
-    instance of a batch has them.
+    features (0: what they read is spread evenly).
     """
 
     weight: Tensor
@@ -39,12 +38,11 @@ class LabelLayer:
     state: dict[str, Tensor] = field(default_factory=dict)
     words: int = 0
     readers: int = 0
-    absent: int = 0
 
     @property
     def features(self) -> int:
         """How many of the F columns read features of the encoder: the first ones."""
-        return self.fan_in - self.words + self.absent
+        return self.fan_in - self.words
 
     @property
     def reads_all(self) -> bool:
@@ -64,17 +62,41 @@ class LabelLayer:
         """Factor between a stored weight and its value."""
         return FP8_SCALE if self.weight.dtype == FP8 else 1.0
 
-    def rows(self, first: int, last: int) -> Tensor:
-        """Values of the rows [first, last) in fp32, [R, F]; a view of the weights where they are fp32."""
+    def rows(self, first: int, last: int, at: slice | Tensor = slice(None)) -> Tensor:
+        """Values of the rows [first, last) in fp32, [R, C]; of fp32 weights and a slice a view.
+
+        at: which of the F columns: a slice, int64 [C] for all rows, or int64 [R, C], each row's own.
+        """
         stored = self.weight[first:last]
+        if isinstance(at, slice):
+            stored = stored[:, at]
+        else:
+            plain = _movable(stored)
+            picked = plain.index_select(1, at) if at.ndim == 1 else plain.gather(1, at)
+            stored = picked.view(stored.dtype)
         if stored.dtype != FP8:
             return stored.float()
         return decode_fp8(stored).mul_(1 / FP8_SCALE)
+
+    def put(self, first: int, last: int, at: slice | Tensor, stored_RC: Tensor) -> None:
+        """The reverse of `rows`, of weights as they are stored. Where a row has a column twice, both are the same."""
+        rows = self.weight[first:last]
+        if isinstance(at, slice):
+            rows[:, at] = stored_RC
+        elif at.ndim == 1:
+            _movable(rows).index_copy_(1, at, _movable(stored_RC))
+        else:
+            _movable(rows).scatter_(1, at, _movable(stored_RC))
 
     def tensors(self) -> dict[str, Tensor]:
         """Everything a checkpoint holds of this layer, by name."""
         named = {"weight": self.weight, "bias": self.bias, **{f"state.{k}": v for k, v in self.state.items()}}
         return named if self.index is None else {**named, "index": self.index}
+
+
+def _movable(stored: Tensor) -> Tensor:
+    """Bytes for fp8, whose elements torch does not pick."""
+    return stored.view(torch.int8) if stored.element_size() == 1 else stored
 
 
 def decode_fp8(stored: Tensor) -> Tensor:
@@ -84,7 +106,7 @@ def decode_fp8(stored: Tensor) -> Tensor:
     more. That makes 480 of what stands for NaN (a code of seven ones), so blocks with one go the slow way.
     """
     codes = stored.view(torch.int8)
-    if stored.is_cuda or codes.max() == 127 or codes.view(torch.uint8).max() == 255:
+    if stored.is_cuda or stored.numel() == 0 or codes.max() == 127 or codes.view(torch.uint8).max() == 255:
         return stored.float()
     halves = codes.to(torch.int16).mul_(128).bitwise_and_(~0x4000)
     return halves.view(torch.float16).float().mul_(256.0)

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from engine.kernels.adamw8bit import QUANTIZATION_BLOCK, adamw8bit_, new_moments
 from engine.kernels.layer import LabelLayer, StepOptions
+from engine.kernels.products import Part
 from engine.kernels.rounding import stochastic_round
 
 
@@ -49,19 +50,20 @@ def update_rows(
     layer: LabelLayer,
     first: int,
     last: int,
-    grad_RF: Tensor,
+    parts: list[Part],
+    gradients: list[Tensor],
     grad_bias_R: Tensor,
     options: StepOptions,
     generator: torch.Generator | None,
 ) -> None:
-    """Moves the rows [first, last) of `layer` in place; grad_RF and grad_bias_R are fp32 and may be overwritten."""
-    weight = layer.rows(first, last)
+    """Moves the rows [first, last) of `layer` in place. parts, gradients: of its features and, where it reads any, of
+    its words, fp32 and may be overwritten, as grad_bias_R is."""
     bias = layer.bias[first:last]
     if options.optimizer == "adamw8bit":
-        weight = weight.contiguous()
+        weight = layer.rows(first, last).contiguous()
         adamw8bit_(
             weight,
-            grad_RF,
+            torch.cat(gradients, dim=1) if len(gradients) > 1 else gradients[0],
             layer.state,
             first * layer.fan_in,
             step=options.step,
@@ -71,48 +73,57 @@ def update_rows(
             weight_decay=options.weight_decay,
         )
         _adam_bias(layer, first, last, bias, grad_bias_R, options)
-    else:
-        features = slice(0, layer.features)
-        rate_R = _move(weight, grad_RF, features, "second_moment", options.learning_rate, layer, first, options)
-        if layer.words:
-            words = slice(layer.features, None)
-            _move(weight, grad_RF, words, "word_moment", options.word_learning_rate, layer, first, options)
-        bias.sub_(grad_bias_R * rate_R)
-    _store(layer, first, last, weight, generator)
+        _store(layer, first, last, slice(None), weight, generator)
+        return
+    kinds = (
+        ("second_moment", options.learning_rate, layer.features),
+        ("word_moment", options.word_learning_rate, layer.words),
+    )
+    for part, grad_RC, kind in zip(parts, gradients, kinds, strict=False):
+        rate_R = _move(layer, first, part.value_RC, grad_RC, *kind, options)
+        _store(layer, first, last, part.at, part.value_RC, generator)
+        if part is parts[0]:
+            bias.sub_(grad_bias_R * rate_R)
 
 
 def _move(
-    weight_RF: Tensor,
-    grad_RF: Tensor,
-    columns: slice,
-    moment: str,
-    learning_rate: float,
     layer: LabelLayer,
     first: int,
+    value_RC: Tensor,
+    grad_RC: Tensor,
+    moment: str,
+    learning_rate: float,
+    read: int,
     options: StepOptions,
 ) -> Tensor:
-    """One step of these columns, rowwise or sgd; returns the step sizes, [R] or a scalar."""
-    grad = grad_RF[:, columns]
-    rate = torch.full((), learning_rate, device=grad.device)
+    """One step of some columns, rowwise or sgd; returns the step sizes, [R] or a scalar. read: how many columns there
+    are of their kind; those that are not here have no gradient."""
+    rate = torch.full((), learning_rate, device=grad_RC.device)
     if options.optimizer == "rowwise":
-        moment_R = layer.state[moment][first : first + len(grad)]
-        read = layer.words if moment == "word_moment" else layer.features  # absent words have gradient 0
-        mean_square = torch.linalg.vector_norm(grad, dim=1).square_().div_(read)
+        moment_R = layer.state[moment][first : first + len(grad_RC)]
+        mean_square = torch.linalg.vector_norm(grad_RC, dim=1).square_().div_(read)
         moment_R.lerp_(mean_square, 1.0 - options.beta2)
         rms = moment_R.div(1.0 - options.beta2**options.step).sqrt_()
         rate = rate / rms.add_(options.eps)
     decay = 1.0 - learning_rate * options.weight_decay
-    weight = weight_RF[:, columns]
     if decay != 1.0:
-        weight.mul_(decay)
-    weight.sub_(grad.mul_(rate[:, None] if rate.ndim else rate))
+        value_RC.mul_(decay)
+    value_RC.addcmul_(grad_RC, rate[:, None] if rate.ndim else rate, value=-1.0)
     return rate
 
 
-def _store(layer: LabelLayer, first: int, last: int, weight: Tensor, generator: torch.Generator | None) -> None:
-    if layer.weight.dtype == torch.float32:
-        return  # `weight` is a view of the rows and was changed in place
-    layer.weight[first:last] = stochastic_round(weight.mul_(layer.scale), layer.weight.dtype, generator)
+def _store(
+    layer: LabelLayer,
+    first: int,
+    last: int,
+    at: slice | Tensor,
+    value_RC: Tensor,
+    generator: torch.Generator | None,
+) -> None:
+    """value_RC, which LabelLayer.rows gave, back to its rows."""
+    if layer.weight.dtype == torch.float32 and isinstance(at, slice):
+        return  # a view of the rows, which was changed in place
+    layer.put(first, last, at, stochastic_round(value_RC.mul_(layer.scale), layer.weight.dtype, generator))
 
 
 def _adam_bias(layer: LabelLayer, first: int, last: int, bias: Tensor, grad: Tensor, options: StepOptions) -> None:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
 
 from engine.data.label_order import LabelOrder
 from engine.errors import DataError
@@ -83,8 +84,7 @@ def save_bundle(
     shutil.rmtree(fresh, ignore_errors=True)
     fresh.mkdir(parents=True)
     try:
-        # copies on the host: the parameters of a trained encoder are views of one tensor
-        state = {name: tensor.to("cpu", copy=True) for name, tensor in encoder.model.state_dict().items()}
+        state = {name: _on_its_own(tensor) for name, tensor in encoder.model.state_dict().items()}
         encoder.model.save_pretrained(fresh / "encoder", state_dict=state)
         tokenizer.save_pretrained(fresh / "encoder")
         tensors = {**classifier.tensors(with_state=False), "label_order": torch.from_numpy(order.label_at)}
@@ -112,6 +112,11 @@ def save_bundle(
         os.replace(path, old)
     os.replace(fresh, path)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def _on_its_own(tensor: Tensor) -> Tensor:
+    """The tensor on the host, in memory of its own: the parameters of a trained encoder are views of one tensor."""
+    return tensor.to("cpu", copy=tensor.untyped_storage().nbytes() > tensor.nbytes)
 
 
 def recover_bundle(path: Path) -> None:

@@ -2,8 +2,8 @@
 
 Now and then every group drops the connections with the smallest root-mean-square weight over its labels
 and grows as many others, chosen at random or by gradient. New weights are zero. Features of clusters are trained
-themselves and stay: dropping some of them cost 0.3 points of precision (docs/accuracy.md). Index rows stay ascending
-and free of duplicates; optimizer state moves with its weight and starts at zero for a new one.
+themselves and stay: dropping some of them cost 0.3 points of precision (docs/accuracy-experiments.md). Index rows stay
+ascending and free of duplicates; optimizer state moves with its weight and starts at zero for a new one.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ from engine.kernels.adamw8bit import QUANTIZATION_BLOCK, quantile_map
 from engine.kernels.layer import LabelLayer, Positives
 from engine.kernels.optimizers import new_state, row_quantum
 
-BLOCK_ELEMENTS = 1 << 22  # of [groups, D] scores and [rows, F] weights at once
+# Of [groups, D] scores and [rows, F] weights at once, of which there are several copies.
+BLOCK_ELEMENTS = {"cpu": 1 << 19, "cuda": 1 << 22}
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,7 @@ def narrow_layer(layer: LabelLayer, fan_in: int, optimizer: str) -> None:
     so that the device never holds both the wider and the narrower ones.
     """
     groups, device = layer.index.shape[0], layer.weight.device
-    rows_at_once = max(1, BLOCK_ELEMENTS // (layer.group_size * layer.fan_in)) * layer.group_size
+    rows_at_once = max(1, BLOCK_ELEMENTS[device.type] // (layer.group_size * layer.fan_in)) * layer.group_size
     columns = fan_in + layer.words
     narrow = layer.weight.view(-1)[: layer.labels * columns].view(layer.labels, columns)
     index = layer.index.new_empty(groups, columns)
@@ -110,7 +111,7 @@ def _growth_scores(
         return
     groups = layer.index.shape[0]
     floats_a_group = max(width, layer.group_size * layer.fan_in)
-    rows = max(1, BLOCK_ELEMENTS // floats_a_group // groups_a_quantum) * groups_a_quantum
+    rows = max(1, BLOCK_ELEMENTS[layer.weight.device.type] // floats_a_group // groups_a_quantum) * groups_a_quantum
     for first in range(0, groups, rows):
         size = (min(rows, groups - first), width)
         yield first, torch.rand(size, generator=generator, device=generator.device)

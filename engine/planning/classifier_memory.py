@@ -7,14 +7,16 @@ engine.kernels.triton_backend and engine.kernels.reference; tests compare the co
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
+
 Layer = tuple[int, int, int, str, int]
 
 WEIGHT_BYTES = {"fp32": 4, "bf16": 2, "fp16": 2, "fp8": 1}
 STATE_BYTES = {"rowwise": (4, 0), "sgd": (0, 0), "adamw8bit": (8, 2 + 2 * 4 / 256)}  # a label, a weight
 INIT_ELEMENTS = 1 << 22  # random numbers drawn at once, see engine.model.classifier
-REWIRING_ELEMENTS = 1 << 22  # see engine.model.rewiring
+REWIRING_ELEMENTS = {"cpu": 1 << 19, "cuda": 1 << 22}  # see engine.model.rewiring
 SCRATCH_BYTES = 32 * 2**20  # of the fused kernels
-BLOCK_BYTES = {"cpu": 4 * 2**20, "cuda": 64 * 2**20}  # of the largest temporary in plain torch
+BLOCK_BYTES = {"cpu": 8 * 2**20, "cuda": 64 * 2**20}  # of the largest temporary in plain torch
 MOST_COPIES = 64  # of dx
 GATHER_COST = 32
 GROUP_SIZES = (16, 32, 64, 128)  # of the fused kernels
@@ -59,33 +61,87 @@ def initial_bytes(layers: list[Layer], width: int) -> int:
     return scratch
 
 
-def step_bytes(
-    layer: Layer, width: int, vocabulary: int, batch: int, tokens: int, backend: str, device: str, optimizer: str
-) -> int:
-    """Most that a training step of one layer takes beside its tensors and x. tokens: of the longest text."""
-    if layer[4] and not layer[2]:
-        return _all_words_bytes(layer, width, batch, tokens, device, optimizer)
-    if is_fused(layer, backend, optimizer):
-        return _fused_step_bytes(layer, width, vocabulary if layer[4] else 0, batch)
-    labels, fan_in, group, *_ = layer
-    columns = width + (vocabulary if group else 0)
-    rows, expands = _block(layer, columns, batch, device)
-    rows = min(rows, labels)
-    if not group:
-        a_row = 4 * (2 * width + 2 * batch + 3 * fan_in)
-    elif expands:
-        a_row = 8 * fan_in + 4 * (2 * columns + 2 * batch + 5 * fan_in)
-    else:
-        a_row = 4 * (2 * batch + 2 * fan_in * batch // group + 5 * fan_in)
-    return rows * a_row + 3 * 4 * width * batch
+@dataclass(frozen=True)
+class StepSetting:
+    """What a training step or a search is taken of. width: D · local: features behind it · vocabulary: words · batch:
+    texts of at most `tokens` tokens · moves_all: whether weights move whose words no text has · wants_dx: whether
+    something below the classifier trains."""
+
+    width: int
+    local: int
+    vocabulary: int
+    batch: int
+    tokens: int
+    backend: str
+    device: str
+    optimizer: str = "rowwise"
+    moves_all: bool = False
+    wants_dx: bool = True
+
+    @property
+    def features(self) -> int:
+        """Columns of x before the words."""
+        return self.width + self.local
+
+    def distinct(self, words: int) -> int:
+        """How many of so many words the texts of a batch have."""
+        return min(words, int(DISTINCT * self.batch * self.tokens))
 
 
-def _all_words_bytes(layer: Layer, width: int, batch: int, tokens: int, device: str, optimizer: str) -> int:
-    """A step on the words that the batch has: their weights and where they lie, x twice, and a block's gradient."""
-    labels, fan_in, _, dtype, words = layer
-    columns = fan_in if optimizer == "adamw8bit" else width + min(words, int(DISTINCT * batch * tokens))
-    rows = min(labels, max(1, int(BLOCK_BYTES[device] / 4 / max(columns, batch))))
-    return columns * (8 * batch + 2 * labels * WEIGHT_BYTES[dtype] + 12 * rows + 16) + words * (batch + 9)
+def step_bytes(layer: Layer, s: StepSetting) -> int:
+    """Most that a training step of one layer takes beside its tensors and x."""
+    labels, _, group, _, words = layer
+    if is_fused(layer, s.backend, s.optimizer) and (group or not words):
+        return _fused_step_bytes(layer, s.features, s.vocabulary if words else 0, s.batch)
+    rows, a_row = _block(layer, s)
+    copies = 4 * s.features * s.batch * (1 + s.wants_dx)
+    return min(labels, rows) * a_row + copies + _present_bytes(layer, s)
+
+
+def topk_bytes(layer: Layer, s: StepSetting, k: int) -> int:
+    """Most that the search for the k best labels of a batch takes; never less for more labels."""
+    labels, *_, words = layer
+    width = s.features + (s.vocabulary if words else 0)
+    if not is_fused(layer, s.backend):
+        s = replace(s, optimizer="rowwise", moves_all=False, wants_dx=False)
+        rows, a_row = _block(layer, s)
+        return min(labels, rows) * a_row + _present_bytes(layer, s) + 4 * s.batch * s.features
+    block = max(256, _power_of_two(labels // 40_000))
+    best = 2 * 8 * s.batch * min(-(-labels // 256), 40_000)
+    return best + 2 * min(SCRATCH_BYTES, s.batch * k * block * 8) + 8 * width * s.batch
+
+
+def _leaves_out(layer: Layer, s: StepSetting) -> bool:
+    """Whether words that no text of a batch has are left out in plain torch."""
+    _, _, group, _, words = layer
+    return words > 0 and not s.moves_all and s.optimizer != "adamw8bit" and (not group or s.device == "cpu")
+
+
+def _present_bytes(layer: Layer, s: StepSetting) -> int:
+    """Words that the texts have, as columns of x once more, and where they lie."""
+    if not _leaves_out(layer, s):
+        return 0
+    return s.distinct(layer[4]) * (4 * s.batch + 8) + 12 * s.vocabulary
+
+
+def _block(layer: Layer, s: StepSetting) -> tuple[int, int]:
+    """(rows, bytes a row) of a block in plain torch: logits by features and by words, values, gradients, and what of x
+    every group reads."""
+    _, fan_in, group, _, words = layer
+    features = fan_in - words
+    read = s.distinct(words) if _leaves_out(layer, s) else words
+    floats = max(features + read, s.batch)
+    a_row = 4 * (3 * s.batch + 3 * features + 3 * read)
+    if group:
+        floats = max(floats, read / group * s.batch)
+        a_row += 4 * (read * s.batch // group + 2 * read)
+    if group and features < s.width and group * s.features <= GATHER_COST * features:
+        floats = max(floats, s.features)
+        a_row += 8 * features + 4 * 2 * s.features
+    elif group and features < s.width:
+        floats = max(floats, features / group * s.batch)
+        a_row += 4 * (features * s.batch // group) * (1 + s.wants_dx)
+    return max(group or 1, int(BLOCK_BYTES[s.device] / 4 / floats)), int(a_row)
 
 
 def word_bytes(width: int, vocabulary: int, batch: int) -> int:
@@ -114,33 +170,12 @@ def _fused_step_bytes(layer: Layer, width: int, vocabulary: int, batch: int) -> 
     return size
 
 
-def topk_bytes(layer: Layer, width: int, vocabulary: int, batch: int, k: int, backend: str, device: str) -> int:
-    """Most that the search for the k best labels of `batch` instances takes; never less for more labels."""
-    labels, fan_in, group, _, words = layer
-    width += vocabulary if words else 0
-    if not is_fused(layer, backend):
-        rows, _ = _block(layer, width, batch, device)
-        shared = fan_in * batch // group if group else width
-        return min(rows, labels) * 4 * (2 * batch + shared + 3 * fan_in) + 8 * width * batch
-    block = max(256, _power_of_two(labels // 40_000))
-    best = 2 * 8 * batch * min(-(-labels // 256), 40_000)
-    return best + 2 * min(SCRATCH_BYTES, batch * k * block * 8) + 8 * width * batch
-
-
 def rewiring_bytes(layer: Layer, width: int, method: str, device: str) -> int:
     """Scores of a block of groups (4 bytes, and 5 while the best are chosen), its weights and where they move (32)."""
     labels, fan_in, group, *_ = layer
-    groups = min(-(-labels // group), max(1, REWIRING_ELEMENTS // max(width, group * fan_in)))
+    groups = min(-(-labels // group), max(1, REWIRING_ELEMENTS[device] // max(width, group * fan_in)))
     gradient = 4 * min(BLOCK_BYTES[device], 4 * labels * width) if method == "rigl" else 0
     return groups * (9 * width + 32 * group * fan_in) + gradient
-
-
-def _block(layer: Layer, width: int, batch: int, device: str) -> tuple[int, bool]:
-    """(rows, whether they are written out over all features) of a block in plain torch."""
-    _, fan_in, group, *_ = layer
-    expands = bool(group) and group * width <= GATHER_COST * fan_in
-    floats = max(width, batch) if not group or expands else max(fan_in / group * batch, batch, fan_in)
-    return max(group or 1, int(BLOCK_BYTES[device] / 4 / floats)), expands
 
 
 def _power_of_two(number: int) -> int:

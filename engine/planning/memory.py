@@ -15,6 +15,7 @@ from engine.planning.activations import MIB, Activations, Precision
 from engine.planning.classifier_memory import (
     TOPK_INSTANCES,
     Layer,
+    StepSetting,
     classifier_bytes,
     initial_bytes,
     rewiring_bytes,
@@ -38,6 +39,7 @@ SMALL = 4 * MIB  # tables, inputs, counters
 # Host memory of Python with its libraries; on a processor with what tokenizing, reading and the heap's holes leave
 # behind, too (benchmarks/results/memory-model-cpu.md).
 PROGRAM = {"cpu": 690 * MIB, "cuda": 1800 * MIB}
+STATISTICS = 25 * MIB  # of the words of some ten thousand texts: what is left of them on a processor
 HOST_LABEL_BYTES = 33  # a label: two permutations, its frequency, sorting it, its propensity
 SAVING_BYTES = 64 * MIB  # host buffer through which tensors go to the disk, see engine.tensorfile
 
@@ -51,7 +53,7 @@ class Setting:
     an instance that evaluation asks for · words, head_words: that a tail and a head label read beside their features,
     pieces of the vocabulary and `pairs` of them · clusters, coarse, local: how many, and of coarser ones, have so many
     features of their own each · lead: how many of the head labels read all words · evaluation_batch: texts in a batch
-    of it, None for EVALUATION_TOKENS.
+    of it, None for EVALUATION_TOKENS · decays: whether the classifier's weights do.
     """
 
     labels: int
@@ -86,6 +88,7 @@ class Setting:
     local: int = 0
     lead: int = 0
     deterministic: bool = False
+    decays: bool = False
 
     @property
     def features(self) -> int:
@@ -110,6 +113,18 @@ class Setting:
     @property
     def precision(self) -> Precision:
         return Precision.of(self.compute, self.device)
+
+    @property
+    def trains_features(self) -> bool:
+        """Whether anything below the classifier is trained."""
+        return self.trained or self.intermediate > 0 or self.clusters > 0
+
+    def step(self, batch: int) -> StepSetting:
+        """A step of the classifier, or a search, for so many texts."""
+        return StepSetting(
+            self.width, self.local_columns, self.vocabulary, batch, self.tokens, self.backend, self.device,
+            self.optimizer, self.decays, self.trains_features,
+        )  # fmt: skip
 
     def pass_over(self, batch: int) -> Activations:
         return Activations(self.encoder, self.precision, batch, self.tokens, self.device, self.padded)
@@ -163,6 +178,7 @@ def estimate(s: Setting) -> Estimate:
     base = {"program": PROGRAM["cpu"]} if s.device == "cpu" else {"small tensors": SMALL}
     if s.device == "cpu":
         base["label order"] = HOST_LABEL_BYTES * s.labels
+        base["word statistics"] = STATISTICS if s.vocabulary else 0
     phases = {name: {k: v for k, v in (base | phase).items() if v} for name, phase in phases.items()}
     return Estimate(phases, host_bytes(s))
 
@@ -198,7 +214,7 @@ def host_bytes(s: Setting) -> Phase:
 
 def _threads(s: Setting, count: int) -> Phase:
     """Workspaces of the threads that have multiplied matrices; without anything to train there is no backward pass."""
-    count = count if s.trained or s.intermediate or s.clusters else 1
+    count = count if s.trains_features else 1
     size = DETERMINISTIC_WORKSPACE if s.deterministic else WORKSPACE
     return {"matrix workspaces": count * size if s.device == "cuda" else 0}
 
@@ -248,10 +264,7 @@ def _before_training(s: Setting, below: Phase) -> dict[str, Phase]:
 
 def _steps(s: Setting, resident: Phase) -> dict[str, Phase]:
     """Phases of a training step."""
-    scratch = max(
-        step_bytes(layer, s.features, s.vocabulary, s.batch, s.tokens, s.backend, s.device, s.optimizer)
-        for layer in s.layers()
-    )
+    scratch = max(step_bytes(layer, s.step(s.batch)) for layer in s.layers())
     scratch += word_bytes(s.features, s.vocabulary, s.batch)
     step = {"classifier workspace": scratch + 3 * 4 * s.features * s.batch}
     if not s.trained:
@@ -316,7 +329,7 @@ def _evaluation(s: Setting) -> Phase:
     batch = s.evaluation_batch or max(1, EVALUATION_TOKENS // s.tokens)
     forward = s.pass_over(batch).forward_peak() if s.trained else 8 * batch * s.features
     found = min(batch, TOPK_INSTANCES)
-    scratch = max(topk_bytes(layer, s.features, s.vocabulary, found, s.k, s.backend, s.device) for layer in s.layers())
+    scratch = max(topk_bytes(layer, s.step(found), s.k) for layer in s.layers())
     scratch += word_bytes(s.features, s.vocabulary, found)
     scratch += 8 * batch * (s.features + 4 * s.k)
     if scratch > forward:

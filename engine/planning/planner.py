@@ -294,7 +294,7 @@ def _classifiers(problem: Problem, fan_in: int) -> Iterator[Setting]:
             meta_labels=meta, k=max(config.evaluation.k), padded=problem.padded,
             words=words if head < labels else 0, head_words=head_words,
             pairs=pairs_counted(problem, head_words or words, lead), clusters=clusters, coarse=coarse, local=local,
-            lead=lead, deterministic=config.training.deterministic,
+            lead=lead, deterministic=config.training.deterministic, decays=c.weight_decay > 0,
         )  # fmt: skip
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from engine.config import resolve
-from engine.kernels import all_words, reference
+from engine.kernels import reference
 from engine.kernels.layer import StepOptions
 from engine.model.classifier import Classifier, ClassifierShape, ClassifierStep
 
@@ -41,10 +41,10 @@ def test_words_of_head_labels_may_have_the_rate_of_512_at_the_least(head_words, 
 @pytest.mark.parametrize("slows_head_words", [True, False])
 def test_words_of_labels_that_read_all_have_the_rate_of_256(slows_head_words, monkeypatch):
     given = []
-    monkeypatch.setattr(all_words, "step", lambda layer, x_BD, positives, dx_BD, options: given.append(options))
+    monkeypatch.setattr(reference, "step", lambda layer, x_BD, positives, dx_BD, options: given.append(options))
     shape = ClassifierShape(100, 20, 256, 64, 16, words=128, head_words=512, vocabulary=2000, lead=5)
     classifier = Classifier.new(shape, reference, "cpu", seed=0)
-    classifier.backend = SimpleNamespace(step=all_words.step)
+    classifier.backend = SimpleNamespace(step=reference.step)
     begun = ClassifierStep.new(torch.zeros(2, 2256), 256)
     options = StepOptions(learning_rate=0.2, word_learning_rate=0.6)
     classifier.go_on(begun, torch.zeros(2, 2256), None, options, slows_head_words)

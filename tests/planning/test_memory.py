@@ -107,7 +107,7 @@ def test_what_costs_memory(less, more):
 
 def test_numbers_that_other_modules_own():
     from engine.inference.evaluation import EVALUATION_TOKENS, WORD_TEXTS
-    from engine.kernels import reference
+    from engine.kernels import products
     from engine.model import classifier, features, local_features, rewiring
     from engine.tensorfile import PIECE_BYTES
     from engine.training.optimizers import PIECE
@@ -120,8 +120,8 @@ def test_numbers_that_other_modules_own():
     assert memory.SAVING_BYTES == PIECE_BYTES
     assert classifier_memory.INIT_ELEMENTS == classifier.INIT_ELEMENTS
     assert classifier_memory.REWIRING_ELEMENTS == rewiring.BLOCK_ELEMENTS
-    assert classifier_memory.BLOCK_BYTES == reference.BLOCK_BYTES
-    assert classifier_memory.GATHER_COST == reference.GATHER_COST
+    assert classifier_memory.BLOCK_BYTES == products.BLOCK_BYTES
+    assert classifier_memory.GATHER_COST == products.GATHER_COST
 
 
 def test_numbers_of_the_fused_kernels():

@@ -63,17 +63,15 @@ def choice(plan: Plan) -> str:
     """What was chosen, in numbers."""
     dense = plan.labels * plan.width * WEIGHT_BYTES[plan.weight_dtype]
     every = plan.checkpoint_every
-    is_dense = plan.head == plan.labels
-    words = plan.head_words if is_dense else plan.words
-    kept = "all of them" if is_dense else f"{percent(plan.head / plan.labels, 0)}, the most frequent"
+    kept = "all of them" if plan.is_dense else f"{percent(plan.head / plan.labels, 0)}, the most frequent"
     beside = "of the text, beside the features"
     if plan.lead:
         beside = f"beside the features; the {plan.lead:,} most frequent labels read all"
     rows = [
         ("Features a label reads (fan-in)", f"{plan.fan_in:,} of {plan.width:,}", f"{plan.sparsity:.0%} sparse"),
-        ("Words a label reads", f"{words:,}" if words else "none", beside),
+        ("Words a label reads", f"{plan.usual_words:,}" if plan.usual_words else "none", beside),
         ("Local features", f"{plan.local:,}" if plan.clusters else "none", _clusters(plan.coarse + plan.clusters)),
-        ("Labels sharing features", "none" if is_dense else f"{plan.group_size}", "group size"),
+        ("Labels sharing features", "none" if plan.is_dense else f"{plan.group_size}", "group size"),
         ("Labels kept dense", f"{plan.head:,}", kept),
         ("Classifier", size(plan.classifier_bytes), f"{plan.weight_dtype}; dense weights: {size(dense)}"),
         ("Texts at once", f"{plan.micro_batch}", "micro-batch"),

@@ -175,7 +175,7 @@ class Measured:
         if not self.trained:
             self._features()
         model, optimizer = self._model()
-        if self.plan.head < self.plan.labels and self.plan.group_size > 1:
+        if not self.plan.is_dense and self.plan.group_size > 1:
             self._group(model)
         backend, _ = resolve_backend(self.config.classifier.backend, self.device)
         layout = ClassifierShape(

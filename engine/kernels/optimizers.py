@@ -57,7 +57,7 @@ def update_rows(
     generator: torch.Generator | None,
 ) -> None:
     """Moves the rows [first, last) of `layer` in place. parts, gradients: of its features and, where it reads any, of
-    its words, fp32 and may be overwritten, as grad_bias_R is."""
+    its words; gradients and grad_bias_R are fp32 and may be overwritten."""
     bias = layer.bias[first:last]
     if options.optimizer == "adamw8bit":
         weight = layer.rows(first, last).contiguous()
@@ -79,7 +79,7 @@ def update_rows(
         ("second_moment", options.learning_rate, layer.features),
         ("word_moment", options.word_learning_rate, layer.words),
     )
-    for part, grad_RC, kind in zip(parts, gradients, kinds, strict=False):
+    for part, grad_RC, kind in zip(parts, gradients, kinds[: len(parts)], strict=True):
         rate_R = _move(layer, first, part.value_RC, grad_RC, *kind, options)
         _store(layer, first, last, part.at, part.value_RC, generator)
         if part is parts[0]:

@@ -1,13 +1,13 @@
 """The three products of a block of classifier rows in plain torch: logits, weight gradient, input gradient.
 
 Features and words are multiplied apart, each in the way that suits them. *Dense*: every row reads the same columns.
-*Expanded*: rows are written out over all columns and multiplied densely; right for small groups (G = 1 above all) on
+*Expanded*: rows are written out over all features and multiplied densely; right for small groups (G = 1 above all) on
 features that are not too wide, where gathering would move far more than the products cost. *Gathered*: every group
 reads its own columns, batched products over groups; right for groups of many labels. Of words only those are multiplied
 that a text of the batch has: the others are 0 in x, so that they change no logit and their weights do not move.
 
-Shape suffixes beside those of engine.kernels.layer: X columns of x, C columns of a row that are read, P words that
-texts of the batch have, with a row of zeros behind them, K groups of a block.
+Shape suffixes beside those of engine.kernels.layer: X columns of x, C columns of a row that are read, H words that
+texts of the batch have, K groups of a block, or runs of N of its labels.
 """
 
 from __future__ import annotations
@@ -26,38 +26,42 @@ BLOCK_BYTES = {"cpu": 8 * 2**20, "cuda": 64 * 2**20}
 GATHER_COST = 32
 RUN = 32  # labels whose best logit is looked at first when the best labels of a dense layer are searched
 SAMPLE = 64  # groups that are looked at to learn how many of their words a batch has
+UNFORESEEN = 4  # times BLOCK_BYTES at the most where a group has more of them than those that were looked at
+GROUPS = 1 << 18  # whose indices are converted at once
 
 
 @dataclass(frozen=True)
 class PresentWords:
-    """The words that texts of a batch have. value_PB: rows of x, and one of zeros last · column_P: int64 [P - 1],
-    where they are in x · place_X: int32, where a column of x is among them; at the zeros if no text has it."""
+    """The words that texts of a batch have. value_HB: [H + 1, B], their columns of x and one of zeros · column_H:
+    int64, which columns these are · place_X: int32, where a column of x is among the H; at the zeros if no text has it.
+    """
 
-    value_PB: Tensor
-    column_P: Tensor
+    value_HB: Tensor
+    column_H: Tensor
     place_X: Tensor
 
     @classmethod
     def of(cls, x_XB: Tensor, features: int) -> PresentWords:
-        """features: how many columns at least are none."""
-        column_P = torch.linalg.vector_norm(x_XB[features:], 1, dim=1).nonzero()[:, 0] + features
-        value_PB = torch.cat([x_XB.index_select(0, column_P), x_XB.new_zeros(1, x_XB.shape[1])])
-        place_X = torch.full((len(x_XB),), len(column_P), dtype=torch.int32, device=x_XB.device)
-        place_X[column_P] = torch.arange(len(column_P), dtype=torch.int32, device=x_XB.device)
-        return cls(value_PB, column_P, place_X)
+        """features: the columns below this are no words."""
+        column_H = torch.linalg.vector_norm(x_XB[features:], 1, dim=1).nonzero()[:, 0] + features
+        value_HB = torch.cat([x_XB.index_select(0, column_H), x_XB.new_zeros(1, x_XB.shape[1])])
+        place_X = torch.full((len(x_XB),), len(column_H), dtype=torch.int32, device=x_XB.device)
+        place_X[column_H] = torch.arange(len(column_H), dtype=torch.int32, device=x_XB.device)
+        return cls(value_HB, column_H, place_X)
 
     def most_read(self, layer: LabelLayer) -> int:
-        """How many of them a group, of some that are looked at, reads at the most."""
+        """The most that any of some groups reads."""
         if layer.index is None:
-            return len(self.column_P)
+            return len(self.column_H)
         index_KW = layer.index[:: -(-len(layer.index) // SAMPLE), layer.features :].long()
-        return int((self.place_X[index_KW] < len(self.column_P)).sum(dim=1).max())
+        return int((self.place_X[index_KW] < len(self.column_H)).sum(dim=1).max())
 
 
 @dataclass(frozen=True)
 class Columns:
-    """x of a batch as one layer reads it. x_XB: fp32, contiguous · reach: its features are among so many columns, and
-    words are not · words: None where all are multiplied · words_read: how many a group may be expected to multiply."""
+    """x of a batch as one layer reads it. x_XB: fp32, contiguous · reach: the layer's features are columns below this,
+    its words are not · words: None where all are multiplied · words_read: how many a group may be expected to multiply.
+    """
 
     x_XB: Tensor
     reach: int
@@ -70,9 +74,10 @@ class Columns:
         x_XB = x_BX.T.contiguous()
         reach = layer.features
         if layer.index is not None:
-            reach = int(layer.index[:, layer.features - 1].long().max()) + 1
-        # On a GPU every block of groups would wait for the device to say how many words they have.
-        if not layer.words or moves_all or not (layer.index is None or x_XB.device.type == "cpu"):
+            last_M = layer.index[:, layer.features - 1]
+            reach = 1 + max(int(part.long().max()) for part in last_M.split(GROUPS))
+        waits = layer.index is not None and x_XB.is_cuda  # every block, for the number of its words
+        if not layer.words or moves_all or waits:
             return cls(x_XB, reach, None, layer.words)
         words = PresentWords.of(x_XB, reach)
         return cls(x_XB, reach, words, words.most_read(layer))
@@ -87,16 +92,16 @@ class Dense:
 
     def __init__(self, value_RC: Tensor, at: slice | Tensor, x_CB: Tensor) -> None:
         self.value_RC, self.at, self.x_CB = value_RC, at, x_CB
-        self.factor_RC = value_RC  # what x is multiplied with
+        self.factor_RX = value_RC  # what x is multiplied with
 
     def logits(self) -> Tensor:
         """[R, B]"""
-        return self.factor_RC @ self.x_CB
+        return self.factor_RX @ self.x_CB
 
     def logits_in_runs(self, run: int) -> Tensor:
-        """[R / N, B, N], zeros behind the last row."""
-        logits_BR = self.x_CB.T @ self.factor_RC.T
-        return _filled_up(logits_BR, run).view(len(logits_BR), -1, run).transpose(0, 1)
+        """[K, B, N]: so many runs of N rows, zeros behind the last."""
+        logits_BR = _filled_up(self.x_CB.T @ self.factor_RX.T, run)
+        return logits_BR.view(len(logits_BR), logits_BR.shape[1] // run, run).transpose(0, 1)
 
     def gradient(self, grad_RB: Tensor) -> Tensor:
         """[R, C]"""
@@ -104,7 +109,7 @@ class Dense:
 
     def add_input_gradient(self, grad_RB: Tensor, dx_DB: Tensor) -> None:
         """dx_DB += W^T grad"""
-        dx_DB[: len(self.x_CB)].addmm_(self.factor_RC.T, grad_RB)
+        dx_DB[: len(self.x_CB)].addmm_(self.factor_RX.T, grad_RB)
 
 
 class Expanded(Dense):
@@ -113,7 +118,7 @@ class Expanded(Dense):
     def __init__(self, value_RC: Tensor, at: slice | Tensor, index_KC: Tensor, x_CB: Tensor, group: int) -> None:
         super().__init__(value_RC, at, x_CB)
         self.index_RC = index_KC.repeat_interleave(group, dim=0)[: len(value_RC)]
-        self.factor_RC = value_RC.new_zeros(len(value_RC), len(x_CB)).scatter_(1, self.index_RC, value_RC)
+        self.factor_RX = value_RC.new_zeros(len(value_RC), len(x_CB)).scatter_(1, self.index_RC, value_RC)
 
     def gradient(self, grad_RB: Tensor) -> Tensor:
         return super().gradient(grad_RB).gather(1, self.index_RC)
@@ -166,14 +171,17 @@ class Product:
         return logits_RB.add_(self.bias_R[:, None])
 
     def logits_in_runs(self) -> Tensor:
-        """[C, B, N]: the R labels in C runs of N, the last filled up with -inf.
+        """[K, B, N]: the R labels in K runs of N, the last filled up with -inf.
 
         The order in which a few instances are multiplied many times faster than in that of `logits`.
         """
-        logits_CBN = self.parts[0].logits_in_runs(self.run)
+        logits_KBN = self.parts[0].logits_in_runs(self.run)
         for part in self.parts[1:]:
-            logits_CBN += part.logits_in_runs(self.run)
-        return logits_CBN.add_(_filled_up(self.bias_R, self.run, -torch.inf).view(-1, 1, self.run))
+            logits_KBN += part.logits_in_runs(self.run)
+        logits_KBN += _filled_up(self.bias_R, self.run).view(-1, 1, self.run)
+        if missing := -len(self.bias_R) % self.run:
+            logits_KBN[-1, :, -missing:] = -torch.inf  # whatever x is
+        return logits_KBN
 
     def gradients(self, grad_RB: Tensor) -> list[Tensor]:
         """[R, C] of each part"""
@@ -191,12 +199,15 @@ def block_rows(layer: LabelLayer, x: Columns, quantum: int) -> int:
     """How many rows at once, a multiple of `quantum` and of the group size, have no temporary above BLOCK_BYTES."""
     floats = max(layer.features + x.words_read, x.batch)
     if layer.index is not None:
-        quantum = max(quantum, layer.group_size)
-        floats = max(floats, x.words_read / layer.group_size * x.batch)
+        group = layer.group_size
+        quantum = max(quantum, group)
+        floats = max(floats, x.words_read / group * x.batch, layer.words / group * x.batch / UNFORESEEN)
         if _expands(layer, x.reach):
-            floats = max(floats, x.reach)
+            floats = max(floats, x.reach, 2 * layer.features)
         elif layer.features < x.reach:
-            floats = max(floats, layer.features / layer.group_size * x.batch)
+            floats = max(floats, layer.features / group * x.batch)
+        if x.words is not None:  # where they are, int64
+            floats = max(floats, 2 * layer.words / group, 2 * x.words_read)
     return max(quantum, int(BLOCK_BYTES[x.x_XB.device.type] / 4 / floats) // quantum * quantum)
 
 
@@ -216,13 +227,13 @@ def _by_words(layer: LabelLayer, first: int, last: int, x: Columns) -> Part:
     if layer.index is None:
         if words is None:
             return Dense(layer.rows(first, last, at), at, x.x_XB[at])
-        return Dense(layer.rows(first, last, words.column_P), words.column_P, words.value_PB[:-1])
+        return Dense(layer.rows(first, last, words.column_H), words.column_H, words.value_HB[:-1])
     index_KW = _index(layer, first, last, at)
     if words is None:
         return Gathered(layer.rows(first, last, at), at, index_KW, x.x_XB, layer.group_size)
-    at_KC, place_KC = _present(words.place_X[index_KW], len(words.column_P))
+    at_KC, place_KC = _present(words.place_X[index_KW], len(words.column_H))
     at_RC = (at_KC + layer.features).repeat_interleave(layer.group_size, dim=0)[: last - first]
-    return Gathered(layer.rows(first, last, at_RC), at_RC, place_KC, words.value_PB, layer.group_size)
+    return Gathered(layer.rows(first, last, at_RC), at_RC, place_KC, words.value_HB, layer.group_size)
 
 
 def _present(place_KW: Tensor, nowhere: int) -> tuple[Tensor, Tensor]:
@@ -249,7 +260,7 @@ def _expands(layer: LabelLayer, reach: int) -> bool:
     return layer.group_size * reach <= GATHER_COST * layer.features
 
 
-def _filled_up(values: Tensor, multiple: int, value: float = 0.0) -> Tensor:
-    """The last dimension filled up to a multiple."""
+def _filled_up(values: Tensor, multiple: int) -> Tensor:
+    """The last dimension filled up with zeros to a multiple."""
     missing = -values.shape[-1] % multiple
-    return nnf.pad(values, (0, missing), value=value) if missing else values
+    return nnf.pad(values, (0, missing)) if missing else values

@@ -2,8 +2,9 @@
 
 One block of labels at a time: logits, loss gradient, weight gradient, update, and the block's share of
 dx (see engine.kernels.products). Everything is fp32 arithmetic whatever the weights are stored in. No tensor is larger
-than BLOCK_BYTES (or one group's), so a step of a hundred million labels needs no more scratch memory than one of a
-thousand. Source of the scheme: design of ELMO (chunked classifier update) and Spartex (fixed fan-in).
+than BLOCK_BYTES (or one group's, or where it reads words a few times that), so a step of a hundred million labels needs
+no more scratch memory than one of a thousand. Source of the scheme: design of ELMO (chunked classifier update) and
+Spartex (fixed fan-in).
 """
 
 from __future__ import annotations
@@ -109,16 +110,22 @@ def gradient_energy(
     (RigL, Evci et al. 2020, growth criterion, taken over the rows that share an index set).
     """
     x = Columns.of(x_BD.detach().float(), layer, moves_all=False)
-    features_BD = x.x_XB[:width].T
-    rows = max(quantum, int(BLOCK_BYTES[x_BD.device.type] / 4 / max(width, x.batch)) // quantum * quantum)
+    most = int(BLOCK_BYTES[x_BD.device.type] / 4 / width) // quantum * quantum
+    rows = max(quantum, min(most, block_rows(layer, x, quantum)))
     for first in range(0, layer.labels, rows):
         last = min(first + rows, layer.labels)
-        product = Product(layer, first, last, x)
-        at = positives.between(layer.start + first, layer.start + last)
-        full_RD = loss_gradient_(product.logits(), at, loss) @ features_BD
-        group = torch.arange(last - first, device=full_RD.device) // layer.group_size
-        energy_KD = full_RD.new_zeros(int(-(-(last - first) // layer.group_size)), width)
-        yield first // layer.group_size, energy_KD.index_add_(0, group, full_RD.square_()).sqrt_()
+        yield first // layer.group_size, _energy_of_block(layer, first, last, x, positives, loss, width)
+
+
+def _energy_of_block(
+    layer: LabelLayer, first: int, last: int, x: Columns, positives: Positives, loss: str, width: int
+) -> Tensor:
+    """`gradient_energy` of the rows [first, last), [K, D]."""
+    at = positives.between(layer.start + first, layer.start + last)
+    full_RD = loss_gradient_(Product(layer, first, last, x).logits(), at, loss) @ x.x_XB[:width].T
+    group_R = torch.arange(last - first, device=full_RD.device) // layer.group_size
+    energy_KD = full_RD.new_zeros(-(-(last - first) // layer.group_size), width)
+    return energy_KD.index_add_(0, group_R, full_RD.square_()).sqrt_()
 
 
 def topk(layers: list[LabelLayer], x_BD: Tensor, k: int) -> tuple[Tensor, Tensor]:
@@ -128,7 +135,7 @@ def topk(layers: list[LabelLayer], x_BD: Tensor, k: int) -> tuple[Tensor, Tensor
     equal logits comes first is not defined. k may not exceed the number of labels.
     """
     best = RunningBest.empty(len(x_BD), k, x_BD.device)
-    for layer in layers:
+    for layer in layers if len(x_BD) else []:
         x = Columns.of(x_BD.float(), layer, moves_all=False)
         for first, last in blocks(layer, x):
             best.add(Product(layer, first, last, x).logits_in_runs(), layer.start + first)

@@ -17,7 +17,8 @@ _FORMAT = {
 def stochastic_round(value: Tensor, dtype: torch.dtype, generator: torch.Generator) -> Tensor:
     """`value` (fp32, any shape) in `dtype`; fp32 is returned as it is.
 
-    In units of its spacing in `dtype`, floor(value + u) with u uniform in [0, 1).
+    In units of its spacing in `dtype`, floor(value + u) with u uniform in (0, 1), of so few bits that the sum is exact
+    for a value of `dtype`, which stays.
     """
     if dtype == torch.float32:
         return value
@@ -26,5 +27,7 @@ def stochastic_round(value: Tensor, dtype: torch.dtype, generator: torch.Generat
     exponent = exponent.masked_fill_(value == 0, lowest_exponent).clamp_(min=lowest_exponent)
     exponent -= 1 + mantissa_bits
     units = torch.ldexp(value, -exponent)
-    units += torch.rand(value.shape, generator=generator, device=value.device)
+    steps = 1 << (22 - mantissa_bits)
+    uniform = torch.rand(value.shape, generator=generator, device=value.device)
+    units += uniform.mul_(steps).floor_().add_(0.5).mul_(1 / steps)
     return torch.ldexp(units.floor_(), exponent).clamp_(-largest, largest).to(dtype)

@@ -115,7 +115,7 @@ def save_bundle(
 
 
 def _on_its_own(tensor: Tensor) -> Tensor:
-    """The tensor on the host, in memory of its own: the parameters of a trained encoder are views of one tensor."""
+    """The tensor on the host, copied if its memory holds others: the parameters of a trained encoder share one."""
     return tensor.to("cpu", copy=tensor.untyped_storage().nbytes() > tensor.nbytes)
 
 

@@ -62,8 +62,10 @@ def rewire_layer(
     count = min(round(share * (layer.features - local)), width - layer.features)
     if layer.index is None or count <= 0:
         return 0
-    for first, scores_KD in _growth_scores(layer, width, generator, gradient):
-        _rewire_groups(layer, first, scores_KD, count)
+    at_once = _groups_at_once(layer, width)
+    for first, scores_KD in _growth_scores(layer, width, at_once, generator, gradient):
+        for start in range(0, len(scores_KD), at_once):
+            _rewire_groups(layer, first + start, scores_KD[start : start + at_once], count)
     return count
 
 
@@ -99,21 +101,28 @@ def narrow_layer(layer: LabelLayer, fan_in: int, optimizer: str) -> None:
         layer.state = new_state(optimizer, layer.weight, layer.words)
 
 
+def _quantum(layer: LabelLayer) -> int:
+    """Rows whose moments can be moved by themselves."""
+    return row_quantum("adamw8bit" if "moment1" in layer.state else "rowwise", layer.group_size, layer.fan_in)
+
+
+def _groups_at_once(layer: LabelLayer, width: int) -> int:
+    quantum = _quantum(layer) // layer.group_size
+    floats_a_group = max(width, layer.group_size * layer.fan_in)
+    return max(1, BLOCK_ELEMENTS[layer.weight.device.type] // floats_a_group // quantum) * quantum
+
+
 def _growth_scores(
-    layer: LabelLayer, width: int, generator: torch.Generator, gradient: GrowthBatch | None
+    layer: LabelLayer, width: int, at_once: int, generator: torch.Generator, gradient: GrowthBatch | None
 ) -> Iterator[tuple[int, Tensor]]:
-    """Yields (first group, fp32 [K, D], larger is better)."""
-    quantum = row_quantum("adamw8bit" if "moment1" in layer.state else "rowwise", layer.group_size, layer.fan_in)
-    groups_a_quantum = quantum // layer.group_size
+    """Yields (first group, fp32 [K, D], larger is better); first is a multiple of the quantum's groups."""
     if gradient is not None:
         batch = (gradient.x_BD, gradient.positives, gradient.loss)
-        yield from gradient.backend.gradient_energy(layer, *batch, quantum, width)
+        yield from gradient.backend.gradient_energy(layer, *batch, _quantum(layer), width)
         return
     groups = layer.index.shape[0]
-    floats_a_group = max(width, layer.group_size * layer.fan_in)
-    rows = max(1, BLOCK_ELEMENTS[layer.weight.device.type] // floats_a_group // groups_a_quantum) * groups_a_quantum
-    for first in range(0, groups, rows):
-        size = (min(rows, groups - first), width)
+    for first in range(0, groups, at_once):
+        size = (min(at_once, groups - first), width)
         yield first, torch.rand(size, generator=generator, device=generator.device)
 
 

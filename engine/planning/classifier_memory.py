@@ -2,12 +2,13 @@
 
 A layer is (labels, columns F, group size G or 0 where dense, weight type, how many of the columns read words); x has
 `width` features and, where words are read, a column a word of the vocabulary behind them. What a step allocates follows
-engine.kernels.triton_backend and engine.kernels.reference; tests compare the constants.
+engine.kernels.triton_backend, engine.kernels.reference and engine.kernels.products; tests compare.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from math import gcd
 
 Layer = tuple[int, int, int, str, int]
 
@@ -18,7 +19,8 @@ REWIRING_ELEMENTS = {"cpu": 1 << 19, "cuda": 1 << 22}  # see engine.model.rewiri
 SCRATCH_BYTES = 32 * 2**20  # of the fused kernels
 BLOCK_BYTES = {"cpu": 8 * 2**20, "cuda": 64 * 2**20}  # of the largest temporary in plain torch
 MOST_COPIES = 64  # of dx
-GATHER_COST = 32
+GATHER_COST, UNFORESEEN = 32, 4
+QUANTIZATION_BLOCK = 256  # weights that share a scale of 8-bit moments
 GROUP_SIZES = (16, 32, 64, 128)  # of the fused kernels
 POSITIVES = 10  # labels an instance, where the data are not here to count them
 TOPK_INSTANCES = 128  # searched at once
@@ -90,12 +92,11 @@ class StepSetting:
 
 def step_bytes(layer: Layer, s: StepSetting) -> int:
     """Most that a training step of one layer takes beside its tensors and x."""
-    labels, _, group, _, words = layer
+    _, _, group, _, words = layer
     if is_fused(layer, s.backend, s.optimizer) and (group or not words):
         return _fused_step_bytes(layer, s.features, s.vocabulary if words else 0, s.batch)
-    rows, a_row = _block(layer, s)
-    copies = 4 * s.features * s.batch * (1 + s.wants_dx)
-    return min(labels, rows) * a_row + copies + _present_bytes(layer, s)
+    copies = 4 * s.features * s.batch * ((not words) + s.wants_dx)
+    return _block_bytes(layer, s, True) + copies + _present_bytes(layer, s)
 
 
 def topk_bytes(layer: Layer, s: StepSetting, k: int) -> int:
@@ -103,9 +104,9 @@ def topk_bytes(layer: Layer, s: StepSetting, k: int) -> int:
     labels, *_, words = layer
     width = s.features + (s.vocabulary if words else 0)
     if not is_fused(layer, s.backend):
-        s = replace(s, optimizer="rowwise", moves_all=False, wants_dx=False)
-        rows, a_row = _block(layer, s)
-        return min(labels, rows) * a_row + _present_bytes(layer, s) + 4 * s.batch * s.features
+        s = replace(s, optimizer="rowwise", moves_all=False)
+        copies = 0 if words else 4 * s.batch * s.features
+        return _block_bytes(layer, s, False) + copies + _present_bytes(layer, s)
     block = max(256, _power_of_two(labels // 40_000))
     best = 2 * 8 * s.batch * min(-(-labels // 256), 40_000)
     return best + 2 * min(SCRATCH_BYTES, s.batch * k * block * 8) + 8 * width * s.batch
@@ -118,30 +119,48 @@ def _leaves_out(layer: Layer, s: StepSetting) -> bool:
 
 
 def _present_bytes(layer: Layer, s: StepSetting) -> int:
-    """Words that the texts have, as columns of x once more, and where they lie."""
+    """Words that the texts have and features behind those of a layer, as columns of x once more, and where they lie."""
     if not _leaves_out(layer, s):
         return 0
-    return s.distinct(layer[4]) * (4 * s.batch + 8) + 12 * s.vocabulary
+    return (s.distinct(layer[4]) + s.local) * (4 * s.batch + 8) + 12 * s.vocabulary
 
 
-def _block(layer: Layer, s: StepSetting) -> tuple[int, int]:
-    """(rows, bytes a row) of a block in plain torch: logits by features and by words, values, gradients, and what of x
-    every group reads."""
-    _, fan_in, group, _, words = layer
-    features = fan_in - words
-    read = s.distinct(words) if _leaves_out(layer, s) else words
-    floats = max(features + read, s.batch)
-    a_row = 4 * (3 * s.batch + 3 * features + 3 * read)
+def _block_bytes(layer: Layer, s: StepSetting, trains: bool) -> int:
+    """Most that a block of rows takes in plain torch, however many of their words a batch has."""
+    words = layer[4]
+    if not _leaves_out(layer, s):
+        return _rows_bytes(layer, s, words, trains)
+    most = s.distinct(words)
+    return max(_rows_bytes(layer, s, read, trains) for read in (most, most // 8))
+
+
+def _rows_bytes(layer: Layer, s: StepSetting, read: int, trains: bool) -> int:
+    """Of a block of rows of which each multiplies `read` words: logits by features and by words and their loss, values,
+    gradients, and what of x every group reads."""
+    labels, fan_in, group, dtype, words = layer
+    features, leaves_out, narrow = fan_in - words, _leaves_out(layer, s), dtype != "fp32"
+    floats, a_label = max(features + read, s.batch), 3 * s.batch
+    a_column = narrow  # values, and where these change, gradients and what rounding or 8-bit moments take
+    if trains:
+        eight_bit = s.optimizer == "adamw8bit"
+        a_column += 1 + 5 * max(narrow, eight_bit) + 2 * (eight_bit and words > 0)
+    a_label += (features + read) * a_column + (4 if group else 1) * read * leaves_out
     if group:
-        floats = max(floats, read / group * s.batch)
-        a_row += 4 * (read * s.batch // group + 2 * read)
+        floats = max(floats, read / group * s.batch, words / group * s.batch / UNFORESEEN)
+        a_label += read * s.batch / group + 4 * words / group
+        if leaves_out:
+            floats = max(floats, 2 * words / group, 2 * read)
     if group and features < s.width and group * s.features <= GATHER_COST * features:
-        floats = max(floats, s.features)
-        a_row += 8 * features + 4 * 2 * s.features
+        floats = max(floats, s.features, 2 * features)
+        a_label += 2 * features + 2 * s.features
     elif group and features < s.width:
         floats = max(floats, features / group * s.batch)
-        a_row += 4 * (features * s.batch // group) * (1 + s.wants_dx)
-    return max(group or 1, int(BLOCK_BYTES[s.device] / 4 / floats)), int(a_row)
+        a_label += features * s.batch / group * (1 + (trains and s.wants_dx))
+    quantum = group or 1
+    if s.optimizer == "adamw8bit" and trains:
+        quantum *= QUANTIZATION_BLOCK // gcd(quantum * fan_in, QUANTIZATION_BLOCK)
+    rows = max(quantum, int(BLOCK_BYTES[s.device] / 4 / floats))
+    return int(min(labels, rows) * 4 * a_label)
 
 
 def word_bytes(width: int, vocabulary: int, batch: int) -> int:

@@ -83,6 +83,16 @@ class Plan:
     lead: int = 0
 
     @property
+    def is_dense(self) -> bool:
+        """Whether every label is a head label."""
+        return self.head == self.labels
+
+    @property
+    def usual_words(self) -> int:
+        """Words that all but the most frequent labels read."""
+        return self.head_words if self.is_dense else self.words
+
+    @property
     def sparsity(self) -> float:
         return 1.0 - self.fan_in / self.width
 

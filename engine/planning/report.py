@@ -23,10 +23,9 @@ def plan_line(plan: Plan) -> str:
 
 
 def classifier_words(plan: Plan) -> str:
-    if plan.head == plan.labels:
-        words = f" and {plan.head_words:,} words" if plan.head_words else ""
+    words = f" and {plan.usual_words:,} words" if plan.usual_words else ""
+    if plan.is_dense:
         return f"dense, {plan.width} features{words} a label, {plan.weight_dtype}"
-    words = f" and {plan.words:,} words" if plan.words else ""
     own = f", {plan.coarse + plan.clusters} clusters with {plan.local} features of their own" if plan.clusters else ""
     features = f"fan-in {plan.fan_in} of {plan.width} ({plan.sparsity:.0%} sparse)"
     if plan.fan_in == plan.width:
@@ -59,7 +58,7 @@ def reasons(problem: Problem, plan: Plan) -> list[str]:
     elif larger:
         needs = least(problem, larger[0])
         found.append(f"fan-in {plan.fan_in}: the largest that fits; {larger[0]} needs {needs / GIB:.2f} GiB")
-    elif plan.head == plan.labels:
+    elif plan.is_dense:
         found.append(f"all {plan.width} features: with so few labels the last layer takes no longer than the encoder")
     elif plan.fan_in == plan.width:
         found.append(
@@ -95,7 +94,7 @@ def _needed(problem: Problem, plan: Plan, field: str) -> str:
     if problem.config[key] != "auto":
         return ", as configured"
     pinned = {
-        "classifier.fan_in": plan.fan_in if plan.head < plan.labels else "dense",
+        "classifier.fan_in": "dense" if plan.is_dense else plan.fan_in,
         "classifier.head_fraction": plan.head / plan.labels,
         "classifier.group_size": plan.group_size,
         key: without,

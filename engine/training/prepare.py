@@ -246,9 +246,8 @@ def prepare_words(plan: Plan, material: Material, reporter: Reporter) -> WordSta
     among = f"{pieces:,} pieces" + (f" and {plan.pairs:,} pairs of them" if plan.pairs else "")
     beside = f"of {among} beside its features"
     most = f", a head label {plan.head_words:,}" if plan.lead < plan.head < plan.labels else ""
-    least = plan.words if plan.head < plan.labels else plan.head_words
     lead = f", the {plan.lead:,} most frequent all" if plan.lead else ""
-    reporter.say(f"words     a label reads {least:,} {beside}{most}{lead}")
+    reporter.say(f"words     a label reads {plan.usual_words:,} {beside}{most}{lead}")
     special = [*material.tokenizer.all_special_ids, material.tokens.pad_id]
     words = WordStatistics(material.tokens.tokens, material.sample, pieces, special, plan.pairs)
     pairs = torch.from_numpy(words.pairs) if plan.pairs else None
@@ -309,7 +308,7 @@ def _label_order(
     """Head labels by frequency, then groups of similar labels, formed in the memory that the classifier will take."""
     label_at = by_frequency(material.label_frequency, plan.head)
     has_meta_labels = first_weight(config.auxiliary, plan.sparsity, config.trains_features) > 0
-    if (plan.head == plan.labels or plan.group_size == 1) and not has_meta_labels:
+    if (plan.is_dense or plan.group_size == 1) and not has_meta_labels:
         return LabelOrder.from_labels(label_at, plan.head)
     seed = seed_of(config.run.seed, ORDER)
     features = _encoded(material, material.sample, device, autocast, reporter, "grouping labels")

@@ -44,7 +44,7 @@ def lowered(plan: Plan, config: RunConfig, encoder: EncoderShape, earlier: int =
 
 def advice(plan: Plan, problem: str, run: Path) -> str:
     """One line for the user when nothing gave way any more. run: the run's folder."""
-    can_narrow = plan.head < plan.labels and plan.fan_in > LADDER[0]
+    can_narrow = not plan.is_dense and plan.fan_in > LADDER[0]
     fan_in = "; or go on with --allow-lower-fan-in behind it" if can_narrow else ""
     return (
         f"out of memory after {counted(plan.notches, 'change')} of the plan ({problem}). Close other programs that use "
@@ -69,6 +69,6 @@ def _more_checkpoints(plan: Plan, config: RunConfig, encoder: EncoderShape) -> L
 
 def _smaller_fan_in(plan: Plan, config: RunConfig, encoder: EncoderShape) -> Lowered | None:
     smaller = [fan_in for fan_in in LADDER if fan_in < plan.fan_in]
-    if not config.classifier.allow_lower_fan_in or plan.head == plan.labels or not smaller:
+    if not config.classifier.allow_lower_fan_in or plan.is_dense or not smaller:
         return None
     return replace(plan, fan_in=smaller[-1]), f"fan-in {smaller[-1]} instead of {plan.fan_in}"

@@ -116,7 +116,7 @@ def _train(run: RunDirectory, config: RunConfig, profile: str, reporter: Reporte
         "baselines": {name: values for name, values in metrics.items() if name != "model"},
         "labels": plan.labels,
         "width": plan.width,
-        "fan_in": "dense" if plan.head == plan.labels else plan.fan_in,
+        "fan_in": "dense" if plan.is_dense else plan.fan_in,
         "group_size": plan.group_size,
         "words": plan.words,
         "steps": progress.step,

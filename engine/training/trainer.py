@@ -116,7 +116,7 @@ class Trainer:
         inputs = tuple(part.to(self.device) for part in m.train_inputs(longest))
         batch = Batch(inputs, fullest.offsets, self.order.position_of[fullest.ids])
         result = self.step(batch, self.total + 1, self.total + 1, 1.0, True)
-        if self.plan.head < self.plan.labels and self.config.rewire.method != "none":
+        if not self.plan.is_dense and self.config.rewire.method != "none":
             self._replace_connections(batch, result.read_BX, self.total + 1, self.config.rewire.fraction)
         rows = m.validation_rows if len(m.validation_rows) else m.train_rows[m.train_rows < len(m.dataset.train)]
         # not stoppable: what would be saved is the trial's
@@ -225,7 +225,7 @@ class Trainer:
 
     def _rewire(self, batch: Batch, read_BX: Tensor, step: int) -> None:
         rewire = self.config.rewire
-        if self.plan.head == self.plan.labels or not rewires_at(step, self.total, rewire):
+        if self.plan.is_dense or not rewires_at(step, self.total, rewire):
             return
         count = self._replace_connections(batch, read_BX, step, replaced_share(step, self.total, rewire))
         if count:

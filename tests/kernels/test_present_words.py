@@ -7,13 +7,16 @@ import numpy as np
 import pytest
 import torch
 
-from engine.kernels import reference
+from engine.kernels import products, reference
 from engine.kernels.layer import FP8, LabelLayer, Positives, StepOptions
 from engine.kernels.optimizers import new_state
 from engine.kernels.products import Columns, Dense, Expanded, Gathered, Product, block_rows
 
-WIDTH, VOCABULARY, LABELS, BATCH, GROUP, WORDS = 8, 60, 37, 6, 4, 20  # the last group is short
-KINDS = {"all": (None, VOCABULARY), "dense features": (WIDTH, WORDS), "some features": (1, WORDS)}
+WIDTH, VOCABULARY, LABELS, BATCH, GROUP, WORDS = 40, 60, 37, 6, 4, 20  # the last group is short
+KINDS = {
+    "all words": (None, VOCABULARY), "dense features": (WIDTH, WORDS), "expanded features": (30, WORDS),
+    "gathered features": (2, WORDS),
+}  # fmt: skip
 
 
 def make_layer(kind="dense features", optimizer="rowwise", dtype=torch.float32):
@@ -109,7 +112,7 @@ def test_where_weights_decay_those_of_all_words_do(weight_decay):
 def test_only_words_of_the_batch_are_multiplied():
     x_BX = make_x(1)
     occurs = (x_BX != 0).any(dim=0)
-    layer = make_layer("all")
+    layer = make_layer("all words")
     assert len(product_of(layer, x_BX).parts[1].x_CB) == int(occurs[WIDTH:].sum()) < VOCABULARY
     layer = make_layer()
     most = int(occurs[layer.index[:, WIDTH:].long()].sum(dim=1).max())
@@ -162,14 +165,37 @@ def test_features_are_multiplied_in_the_way_that_suits_them(fan_in, group, expec
 
 
 def test_blocks_are_cut_by_the_words_that_groups_have(monkeypatch):
-    monkeypatch.setitem(reference.BLOCK_BYTES, "cpu", 4 * 4 * (WIDTH + WORDS))
-    layer = make_layer()
+    monkeypatch.setitem(products.BLOCK_BYTES, "cpu", 4 * GROUP * 2 * WORDS)  # for their int64 columns
+    layer = make_layer("gathered features")
     few, many = (Columns.of(make_x(1, share), layer, moves_all=False) for share in (0.03, 1.0))
     assert many.words_read == WORDS > few.words_read > 0
     assert block_rows(layer, many, 1) == GROUP < block_rows(layer, few, 1)
 
 
+def test_a_group_that_was_not_looked_at_may_have_more_words(monkeypatch):
+    groups, words, block = 300, 64, 16 * 1024
+    monkeypatch.setitem(products.BLOCK_BYTES, "cpu", block)
+    index = torch.arange(1, words + 2).repeat(groups, 1)
+    index[:, 0] = torch.arange(groups) % 2  # the feature
+    index[1, 1:] += words  # of all groups this one has all its words
+    layer = LabelLayer(
+        torch.ones(groups * GROUP, words + 1), torch.zeros(groups * GROUP), index.to(torch.uint16), GROUP
+    )
+    layer.words = words
+    x_BX = torch.zeros(BATCH, 2 + 2 * words)
+    x_BX[:, 1] = 1.0
+    x_BX[:, 2 + words :] = 1.0
+    x = Columns.of(x_BX, layer, moves_all=False)
+    assert x.words_read < 2
+    rows = block_rows(layer, x, 1)
+    product = Product(layer, 0, rows, x)
+    assert product.parts[1].x_KCB.shape[1] >= words - 1
+    assert block < product.parts[1].x_KCB.nbytes <= products.UNFORESEEN * block
+    value, label = reference.topk([layer], x_BX, GROUP)
+    assert (label // GROUP == 1).all() and (value > words - 2).all()
+
+
 def test_which_layers_read_all_words():
-    assert make_layer("all").reads_all
-    assert not replace(make_layer("all"), words=0).reads_all
+    assert make_layer("all words").reads_all
+    assert not replace(make_layer("all words"), words=0).reads_all
     assert not make_layer().reads_all

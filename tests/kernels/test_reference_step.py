@@ -7,7 +7,7 @@ import torch.nn.functional as nnf
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from engine.kernels import reference
+from engine.kernels import products, reference
 from engine.kernels.layer import FP8, LabelLayer, Positives, StepOptions
 from engine.kernels.optimizers import new_state
 from engine.kernels.rounding import stochastic_round
@@ -215,7 +215,7 @@ def test_result_does_not_depend_on_how_the_layer_is_cut_into_blocks(optimizer, m
 
 
 class Allocations(TorchDispatchMode):
-    """Largest tensor, in elements, that any operation returned in memory of its own."""
+    """Bytes of the largest tensor that any operation returned in memory of its own."""
 
     def __init__(self):
         super().__init__()
@@ -227,7 +227,7 @@ class Allocations(TorchDispatchMode):
         result = func(*args, **(kwargs or {}))
         for tensor in tree_leaves(result):
             if isinstance(tensor, torch.Tensor) and tensor.untyped_storage().data_ptr() not in given:
-                self.largest = max(self.largest, tensor.numel())
+                self.largest = max(self.largest, tensor.nbytes)
                 self.total_bytes += tensor.untyped_storage().nbytes()
         return result
 
@@ -236,7 +236,8 @@ class Allocations(TorchDispatchMode):
 @pytest.mark.parametrize("optimizer", ["rowwise", "sgd", "adamw8bit"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_step_allocates_nothing_the_size_of_the_layer(fan_in, group_size, optimizer, dtype, monkeypatch):
-    labels, width, batch = 40_000, 64, 32
+    labels, width, batch = 70_000, 64, 32
+    monkeypatch.setattr(products, "GROUPS", 1 << 14)
     monkeypatch.setitem(reference.BLOCK_BYTES, "cpu", 256 * 1024)
     layer = make_layer(labels, width, fan_in, group_size, optimizer, dtype)
     x_BD, offsets, positive = make_batch(batch, width, labels)
@@ -246,8 +247,8 @@ def test_step_allocates_nothing_the_size_of_the_layer(fan_in, group_size, optimi
     with Allocations() as made:
         reference.step(layer, x_BD, positives, dx_BD, options)
     assert made.total_bytes > 0
-    assert made.largest <= 256 * 1024 // 4
-    assert made.largest < labels * min(batch, layer.fan_in) / 8
+    assert made.largest <= 256 * 1024
+    assert made.largest < labels * min(batch, layer.fan_in) / 2
 
 
 def test_topk_equals_sorting_all_logits(monkeypatch):

@@ -85,11 +85,12 @@ def test_what_is_not_a_number_is_not_hidden():
     x_BD[1] = torch.nan
     value, label = reference.topk([make_layer(501, 96, 16, 32)], x_BD, 4)
     assert value.isnan().any(dim=1).tolist() == [False, True, False]
-    assert (label >= 0).all()
+    assert ((label >= 0) & (label < 501)).all()
 
 
-def test_no_instances():
-    value, label = reference.topk([make_layer(64, 96, 16, 32)], torch.zeros(0, 96), 3)
+@pytest.mark.parametrize("fan_in", [16, 96, None])
+def test_no_instances(fan_in):
+    value, label = reference.topk([make_layer(64, 96, fan_in, 32)], torch.zeros(0, 96), 3)
     assert value.shape == label.shape == (0, 3)
 
 

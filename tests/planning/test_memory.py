@@ -108,6 +108,7 @@ def test_what_costs_memory(less, more):
 def test_numbers_that_other_modules_own():
     from engine.inference.evaluation import EVALUATION_TOKENS, WORD_TEXTS
     from engine.kernels import products
+    from engine.kernels.adamw8bit import QUANTIZATION_BLOCK
     from engine.model import classifier, features, local_features, rewiring
     from engine.tensorfile import PIECE_BYTES
     from engine.training.optimizers import PIECE
@@ -122,6 +123,8 @@ def test_numbers_that_other_modules_own():
     assert classifier_memory.REWIRING_ELEMENTS == rewiring.BLOCK_ELEMENTS
     assert classifier_memory.BLOCK_BYTES == products.BLOCK_BYTES
     assert classifier_memory.GATHER_COST == products.GATHER_COST
+    assert classifier_memory.UNFORESEEN == products.UNFORESEEN
+    assert classifier_memory.QUANTIZATION_BLOCK == QUANTIZATION_BLOCK
 
 
 def test_numbers_of_the_fused_kernels():

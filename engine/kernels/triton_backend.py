@@ -63,8 +63,8 @@ class Tile:
 
 def supports(layer: LabelLayer, options: StepOptions | None = None) -> bool:
     """Whether the kernels cover a step (or, without options, predictions) of this layer; else the reference does."""
-    if options is not None and options.optimizer not in ("rowwise", "sgd"):
-        return False
+    if options is not None and (options.optimizer not in ("rowwise", "sgd") or layer.reads_all):
+        return False  # the reference leaves out the words that a batch does not have, nearly all of them
     if layer.weight.is_cuda and torch.cuda.get_device_capability(layer.weight.device) < (8, 0):
         return False  # no bf16, and fp16 products that Triton does not put on the tensor cores
     return layer.index is None or (layer.group_size in GROUP_SIZES and (layer.fan_in % 16 == 0 or layer.words > 0))

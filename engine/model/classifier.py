@@ -15,7 +15,6 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
-from engine.kernels import reference
 from engine.kernels.layer import LabelLayer, Positives, StepOptions
 from engine.kernels.optimizers import new_state
 from engine.model.local_layout import LocalLayout
@@ -165,8 +164,7 @@ class Classifier:
                 word_rate *= RATE_WORDS / max(FEWEST_WORDS, min(layer.words, most))
             rate = options.learning_rate * sqrt(RATE_FEATURES / layer.features)
             own = replace(options, learning_rate=rate, word_learning_rate=word_rate)
-            step = reference.step if layer.reads_all else self.backend.step
-            begun.losses.append(step(layer, x_BD, positives, begun.dx_BD, own))
+            begun.losses.append(self.backend.step(layer, x_BD, positives, begun.dx_BD, own))
 
     def is_finite(self) -> Tensor:
         """bool scalar: whether the biases are, which move with everything else. Without a temporary of their size."""

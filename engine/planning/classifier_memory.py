@@ -115,7 +115,7 @@ def topk_bytes(layer: Layer, s: StepSetting, k: int) -> int:
 def _leaves_out(layer: Layer, s: StepSetting) -> bool:
     """Whether words that no text of a batch has are left out in plain torch."""
     _, _, group, _, words = layer
-    return words > 0 and not s.moves_all and s.optimizer != "adamw8bit" and (not group or s.device == "cpu")
+    return words > 0 and not s.moves_all and (not group or s.device == "cpu")
 
 
 def _present_bytes(layer: Layer, s: StepSetting) -> int:

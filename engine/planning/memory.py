@@ -123,7 +123,7 @@ class Setting:
         """A step of the classifier, or a search, for so many texts."""
         return StepSetting(
             self.width, self.local_columns, self.vocabulary, batch, self.tokens, self.backend, self.device,
-            self.optimizer, self.decays, self.trains_features,
+            self.optimizer, self.decays or self.optimizer == "adamw8bit", self.trains_features,
         )  # fmt: skip
 
     def pass_over(self, batch: int) -> Activations:

@@ -339,6 +339,19 @@ def test_what_the_kernels_do_not_cover_goes_to_the_reference():
     assert not triton_backend.supports(make_layer(64, 40, 32, 32), StepOptions(optimizer="adamw8bit"))
 
 
+@case
+def test_labels_that_read_all_words_are_trained_by_the_reference(monkeypatch):
+    layer = make_layer(64, 40, 32, 32)
+    layer.index, layer.words = None, 24
+    assert layer.reads_all
+    assert triton_backend.supports(layer)  # searched by the kernels
+    assert not triton_backend.supports(layer, StepOptions())
+    stepped = []
+    monkeypatch.setattr(reference, "step", lambda layer, *rest: stepped.append(layer))
+    triton_backend.step(layer, torch.zeros(3, 40), None, torch.zeros(3, 8), StepOptions())
+    assert stepped == [layer]
+
+
 needs_gpu = pytest.mark.skipif(not ON_GPU, reason="needs a CUDA device")
 
 

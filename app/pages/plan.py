@@ -119,8 +119,12 @@ class Page:
         if not isinstance(now, tuple):
             return (gr.skip(),) * 11
         known = self.shared.machine.hardware() is not None and (before is None or before[1] is None)
-        tokens, trained = self.follow(values[2]) if known else (gr.skip(), gr.skip())
-        return data, now, tokens, trained, *self.show(*values)
+        if not known:
+            return data, now, gr.skip(), gr.skip(), *self.show(*values)
+        chosen, labels, card, memory, encoder, _, batch_size, fan_in, _, reserve = values
+        tokens, trained = self.follow(card)
+        shown = self.show(chosen, labels, card, memory, encoder, tokens, batch_size, fan_in, trained, reserve)
+        return data, now, tokens, trained, *shown
 
     def _datasets(self) -> list[tuple[str, str]]:
         return [*self.shared.workspace.dataset_choices(), WITHOUT_DATA]

@@ -192,6 +192,8 @@ class Measured:
         auxiliary = AuxiliaryObjective(self.config.auxiliary, weight, classifier, SEED) if weight else None
         self._end("classifier")
         step = TrainingStep(self.config, self.plan.micro_batch, model.train(), classifier, optimizer, auxiliary)
+        if self.plan.cuda_graphs and (problem := step.record(self.case.tokens)):
+            raise SystemExit(problem)
         batch = Batch(self._inputs(self.case.batch), *self._labels(self.case.batch))
         for number in range(1, STEPS + 1):
             step(batch, number, 1000, 1.0, number == STEPS)

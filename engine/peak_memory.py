@@ -17,6 +17,7 @@ LINUX_STATUS = Path("/proc/self/status")
 # Of glibc's malloc, see mallopt(3).
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 OWN_MAPPING_BYTES, LARGEST_OWN_MAPPING, KEPT_BYTES = 2 * 2**20, 32 * 2**20, 128 * 2**20
+_before, _idle = 0, 0  # of this process: its peak up to the last call of `graphs_keep`, and what that said
 
 
 @contextmanager
@@ -54,12 +55,29 @@ def bound_workspaces(deterministic: bool = False) -> None:
 
 
 def memory_bytes(device: torch.device) -> int:
-    """Peak memory so far: of torch's allocator on a GPU, of the process on a CPU."""
+    """Peak memory so far: of torch's allocator on a GPU, with what CUDA graphs keep for themselves; of the process on
+    a CPU."""
     if device.type == "cuda":
         import torch
 
-        return torch.cuda.max_memory_allocated(device)
+        return max(_before, torch.cuda.max_memory_allocated(device) + _idle)
     return host_peak_bytes()
+
+
+def graphs_keep(device: torch.device, idle: int) -> None:
+    """From here on so many bytes are taken that torch's allocator counts as free, because only CUDA graphs use them."""
+    import torch
+
+    global _before, _idle
+    _before, _idle = memory_bytes(device), idle
+    torch.cuda.reset_peak_memory_stats(device)
+
+
+def forget_peak(device: torch.device) -> None:
+    """`memory_bytes` begins anew, on a GPU."""
+    global _before
+    graphs_keep(device, _idle)
+    _before = 0
 
 
 def host_peak_bytes() -> int:

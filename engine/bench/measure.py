@@ -19,6 +19,7 @@ from typing import Any
 import torch
 
 from engine.errors import ConfigError
+from engine.peak_memory import forget_peak, memory_bytes
 from engine.planning.hardware import GIB, cpu_name, host_memory
 
 MIB = 2**20
@@ -139,8 +140,8 @@ def peak_bytes(device: torch.device) -> int:
     """Most memory since the last call, see MEMORY."""
     if device.type != "cuda":
         return resident_bytes()
-    peak = torch.cuda.max_memory_allocated(device)
-    torch.cuda.reset_peak_memory_stats(device)
+    peak = memory_bytes(device)
+    forget_peak(device)
     return peak
 
 

@@ -26,6 +26,7 @@ from engine.bench.measure import MEMORY, Measurement, available_bytes, check_cho
 from engine.bench.measure import peak_bytes as peak_of
 from engine.bench.shapes import Shape
 from engine.config import RunConfig
+from engine.errors import EnvironmentProblem
 from engine.kernels.dispatch import resolve_backend
 from engine.kernels.layer import Positives
 from engine.model.classifier import Classifier, ClassifierShape
@@ -37,6 +38,7 @@ from engine.planning.encoders import ENCODERS
 from engine.planning.hardware import GIB, Hardware, detect
 from engine.planning.memory import ORDER_SHARE
 from engine.planning.planner import Plan, Problem, make_plan
+from engine.planning.report import training_words
 from engine.training import checkpoints
 from engine.training.optimizers import make_optimizer
 from engine.training.step import Batch, TrainingStep
@@ -137,6 +139,8 @@ def _sparse(name: str, shape: Shape, options: PipelineOptions, hardware: Hardwar
     classifier = Classifier.new(layout, backend, device, SEED)
     phases.end("classifier")
     take_step = TrainingStep(config, plan.micro_batch, model.train(), classifier, optimizer)
+    if plan.cuda_graphs and (problem := take_step.record(shape.tokens)):
+        raise EnvironmentProblem(f"CUDA graphs do not work here: {problem}; measure with encoder.cuda_graphs = off")
     batch = Batch(inputs, *_labels(shape))
     numbers = count(1)
     times = time_steps(lambda: take_step(batch, next(numbers), STEPS, 1.0, False), device, options.repeats)
@@ -150,17 +154,13 @@ def _sparse(name: str, shape: Shape, options: PipelineOptions, hardware: Hardwar
             checkpoints.save(Path(folder), 1, parts, {}, keep=2)
         phases.end("checkpoint")
     floor = step_floor_bytes(classifier) + 2 * sum(t.nbytes for t in optimizer.tensors().values())
-    note = f"fan-in {plan.fan_in}, groups of {plan.group_size}, {plan.weight_dtype}{cut}, {line}; " + _plan_line(plan)
+    note = f"fan-in {plan.fan_in}, groups of {plan.group_size}, {plan.weight_dtype}{cut}, {line}; " + training_words(
+        plan
+    )
     return Measurement(
         name, shape.labels, note, median(times), min(times), len(times), floor, max(phases.peaks.values()),
         phases=phases.peaks,
     )  # fmt: skip
-
-
-def _plan_line(plan: Plan) -> str:
-    every = f"checkpoints every {plan.checkpoint_every}" if plan.checkpoint_every else "no activation checkpoints"
-    when = "optimizer in backward" if plan.optimizer_in_backward else "optimizer after backward"
-    return f"micro-batch {plan.micro_batch}, {every}, {when}"
 
 
 def _dense(name: str, shape: Shape, options: PipelineOptions, device: torch.device) -> Measurement:

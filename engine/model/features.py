@@ -41,13 +41,18 @@ Inputs = tuple[Tensor, ...]
 
 @dataclass(frozen=True)
 class TokenInputs:
-    """Rows as (input_ids, attention_mask), int64 [B, T]."""
+    """Rows as (input_ids, attention_mask), int64 [B, T]. T: the longest one's length, or what `length` makes of it."""
 
     tokens: Tokens
     pad_id: int
+    length: Callable[[int], int] | None = None
 
     def __call__(self, rows: np.ndarray) -> Inputs:
         ids, mask = self.tokens.pad(rows, self.pad_id)
+        if self.length is not None and (more := self.length(ids.shape[1]) - ids.shape[1]):
+            ids, mask = (
+                np.pad(part, ((0, 0), (0, more)), constant_values=v) for part, v in ((ids, self.pad_id), (mask, 0))
+            )
         return torch.from_numpy(ids), torch.from_numpy(mask)
 
 
@@ -78,11 +83,12 @@ class FeatureModel(nn.Module):
         """Features that the classifier reads, fp32: [B, D], local ones behind them."""
         return self.head(self.encode(inputs))
 
-    def with_words(self, x_BD: Tensor, inputs: Inputs) -> Tensor:
-        """All that the classifier reads of a batch: its features, and the words of the texts where these are read."""
+    def with_words(self, x_BD: Tensor, inputs: Inputs, without_B: Tensor | None = None) -> Tensor:
+        """All that the classifier reads of a batch: its features, and the words of the texts where these are read, but
+        for those in without_B, bool."""
         if self.words is None:
             return x_BD
-        return self.words.beside(x_BD, inputs[0] if self.encoder is not None else inputs[1])
+        return self.words.beside(x_BD, inputs[0] if self.encoder is not None else inputs[1], without_B)
 
 
 def by_length(lengths: np.ndarray, batch_tokens: int) -> Iterator[np.ndarray]:

@@ -24,17 +24,20 @@ class Words(nn.Module):
         self.register_buffer("idf", idf)
         self.register_buffer("pairs", pairs)
         self.pieces = len(idf) - (0 if pairs is None else len(pairs))
-        self.no_word = int((idf[: self.pieces] == 0).nonzero()[0]) if pairs is not None else 0
+        self.no_word = int((idf[: self.pieces] != 0).int().argmin())  # the first such piece
 
     @torch.no_grad()
-    def beside(self, x_BD: Tensor, ids_BT: Tensor) -> Tensor:
+    def beside(self, x_BD: Tensor, ids_BT: Tensor, without_B: Tensor | None = None) -> Tensor:
         """x_BD fp32 and token ids int64 → fp32 [B, X], a view of contiguous columns. Padding is a special token.
 
+        without_B: bool, texts that are to have no words.
         The same bits on every run: where a piece occurs several times, all write the same number.
         """
         batch, width = x_BD.shape
         x_XB = torch.zeros(width + len(self.idf), batch, device=x_BD.device)
         x_XB[:width] = x_BD.T
+        if without_B is not None:
+            ids_BT = ids_BT.masked_fill(without_B[:, None], self.no_word)
         ids_TB = ids_BT.T.contiguous()
         self._write(x_XB[width:], ids_TB)
         if self.pairs is not None:

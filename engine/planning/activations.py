@@ -17,6 +17,7 @@ from engine.planning.encoders import EncoderShape
 
 MIB = 2**20
 ROUNDING, LARGE = MIB // 5, MIB  # of the allocator: what a tensor above LARGE takes beyond its size, on average
+SEGMENT = 20 * MIB  # in which it places those between LARGE and half of this
 BIAS_MULTIPLE = 16  # columns to which memory-efficient attention fills up its mask
 # torch sums over rows, as for the gradient of a bias, in blocks of SUM_OUTPUTS columns, which are SUM_BLOCKS in all on
 # an H100 or H200 (16 a multiprocessor) and fewer on smaller cards; each writes SUM_BYTES a column of its own.
@@ -95,6 +96,16 @@ class Activations:
     def rounding(self, size: int, tensors: int) -> int:
         """What the allocator adds to `tensors` tensors of about `size` bytes."""
         return tensors * min(ROUNDING, size // 10) if self.device == "cuda" and size > LARGE else 0
+
+    def holes(self) -> int:
+        """What is left over between tensors of the layers where the allocator cannot give their memory to others: two
+        of 9 MiB take a segment of SEGMENT, and what remains is too small for a mask of half their size."""
+        size = self.count * self.encoder.hidden * self.precision.value
+        if self.device != "cuda" or not LARGE < size < SEGMENT // 2:
+            return 0
+        fit = SEGMENT // size
+        hole = (SEGMENT - fit * size) % (size // 2)
+        return self.encoder.layers * (10 if self.encoder.gated else 8) * hole // fit
 
     def boundary(self) -> int:
         """What is left of a layer that backward computes again: its input."""

@@ -8,10 +8,10 @@ tests/planning/test_memory.py compares them.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from engine.model.grouping_layout import BLOCK, forming_bytes, vector_bytes
-from engine.planning.activations import MIB, Activations, Precision
+from engine.planning.activations import MIB, SEGMENT, Activations, Precision
 from engine.planning.classifier_memory import (
     TOPK_INSTANCES,
     Layer,
@@ -53,7 +53,8 @@ class Setting:
     an instance that evaluation asks for · words, head_words: that a tail and a head label read beside their features,
     pieces of the vocabulary and `pairs` of them · clusters, coarse, local: how many, and of coarser ones, have so many
     features of their own each · lead: how many of the head labels read all words · evaluation_batch: texts in a batch
-    of it, None for EVALUATION_TOKENS · decays: whether the classifier's weights do.
+    of it, None for EVALUATION_TOKENS · decays: whether the classifier's weights do · cuda_graphs: whether the encoder's
+    pass is recorded.
     """
 
     labels: int
@@ -89,6 +90,7 @@ class Setting:
     lead: int = 0
     deterministic: bool = False
     decays: bool = False
+    cuda_graphs: bool = False
 
     @property
     def features(self) -> int:
@@ -169,7 +171,11 @@ def estimate(s: Setting) -> Estimate:
     below = encoder_bytes(s)
     phases = _before_training(s, below)
     resident = below | _classifier(s)
-    phases |= _steps(s, resident)
+    if s.cuda_graphs:
+        resident |= _graphs(s)
+        phases |= _steps_between_graphs(s, resident)
+    else:
+        phases |= _steps(s, resident)
     phases["evaluation"] = resident | _threads(s, 2) | _evaluation(s)
     if s.rewire != "none" and s.head < s.labels and s.local_read < s.fan_in < s.width:
         tail = (s.labels - s.head, s.fan_in + s.words, s.group_size, s.weight_dtype, s.words)
@@ -213,8 +219,9 @@ def host_bytes(s: Setting) -> Phase:
 
 
 def _threads(s: Setting, count: int) -> Phase:
-    """Workspaces of the threads that have multiplied matrices; without anything to train there is no backward pass."""
-    count = count if s.trains_features else 1
+    """Workspaces of the threads that have multiplied matrices, and of the stream of CUDA graphs; without anything to
+    train there is no backward pass."""
+    count = count + s.cuda_graphs if s.trains_features else 1
     size = DETERMINISTIC_WORKSPACE if s.deterministic else WORKSPACE
     return {"matrix workspaces": count * size if s.device == "cuda" else 0}
 
@@ -262,11 +269,40 @@ def _before_training(s: Setting, below: Phase) -> dict[str, Phase]:
     return phases
 
 
-def _steps(s: Setting, resident: Phase) -> dict[str, Phase]:
-    """Phases of a training step."""
+def _classifier_step(s: Setting) -> Phase:
     scratch = max(step_bytes(layer, s.step(s.batch)) for layer in s.layers())
     scratch += word_bytes(s.features, s.vocabulary, s.batch)
-    step = {"classifier workspace": scratch + 3 * 4 * s.features * s.batch}
+    return {"classifier workspace": scratch + 3 * 4 * s.features * s.batch}
+
+
+def _graphs(s: Setting) -> Phase:
+    """What CUDA graphs keep from one step to the next: most of what an encoder's pass takes at once and the holes
+    between it, a gradient of every parameter, and what goes in and comes out."""
+    phases = _steps(replace(s, cuda_graphs=False), {})
+    kinds = ("activations", "encoder forward", "activation gradients", "encoder gradients", "weight gradient")
+    names = ("forward", "backward", "embedding gradient")
+    most = max(sum(size for kind, size in phases[name].items() if kind in kinds) for name in names)
+    size, act = s.precision.value, s.pass_over(s.batch)
+    # The gradients of a layer's inner half and of the words find no hole that is large enough; batches of other shapes
+    # find some that are not.
+    most += act.holes() + 2 * act.count * s.encoder.intermediate * size + max(s.encoder.matrices) * size + 2 * SEGMENT
+    ends = 16 * s.batch * s.tokens + 2 * 4 * s.features * s.batch
+    return {
+        "recorded passes": most,
+        "their ends": phases["update"]["encoder gradients"] + ends,
+    }
+
+
+def _steps_between_graphs(s: Setting, resident: Phase) -> dict[str, Phase]:
+    """Phases of a training step whose encoder passes are recorded."""
+    base = resident | _threads(s, 2) | {"features": 3 * 4 * s.features * s.batch}
+    temporaries = update_bytes(PIECE, s) - s.precision.parameter * PIECE  # gradients lie side by side already
+    return {"classifier step": base | _classifier_step(s), "update": base | {"optimizer temporaries": temporaries}}
+
+
+def _steps(s: Setting, resident: Phase) -> dict[str, Phase]:
+    """Phases of a training step."""
+    step = _classifier_step(s)
     if not s.trained:
         layer = s.encoder.hidden * s.intermediate + s.width * s.local_columns
         layer *= 3 * s.precision.parameter  # the gradient and its copies

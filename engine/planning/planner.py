@@ -81,6 +81,7 @@ class Plan:
     coarse: int = 0
     local: int = 0
     lead: int = 0
+    cuda_graphs: bool = False
 
     @property
     def is_dense(self) -> bool:
@@ -161,6 +162,7 @@ def plan_of(setting: Setting, found: Estimate, budget: int) -> Plan:
         coarse=s.coarse,
         local=s.local,
         lead=s.lead,
+        cuda_graphs=s.cuda_graphs,
     )  # fmt: skip
 
 
@@ -240,7 +242,8 @@ def _ways(problem: Problem, fan_in: int) -> Iterator[dict]:
     within = config.encoder.optimizer_in_backward
     micro = config.training.micro_batch
     if not problem.trained:
-        yield {"micro_batch": batch if micro == "auto" else micro, "checkpoint_every": 0, "in_backward": within is True}
+        batch = batch if micro == "auto" else micro
+        yield {"micro_batch": batch, "checkpoint_every": 0, "in_backward": within is True, "cuda_graphs": False}
         return
     everies = [n for n in CHECKPOINTS if n < encoder.layers] if every is None else [every]
     if every is None and not encoder.fused_attention:
@@ -254,21 +257,30 @@ def _ways(problem: Problem, fan_in: int) -> Iterator[dict]:
         least_tokens = PASS_TOKENS if fan_in > FULL_FAN_IN and config.classifier.fan_in == "auto" else 0
         while micros[-1] > 1 and within is not True and -(-micros[-1] // 2) * problem.tokens >= least_tokens:
             micros.append(-(-micros[-1] // 2))
-    found = [(m, n, w) for m in micros for n in everies for w in withins if not (w and m < batch)]
+    found = [(m, n, w, False) for m in micros for n in everies for w in withins if not (w and m < batch)]
+    if config.encoder.cuda_graphs == "auto" and _can_be_recorded(problem):
+        found += [(m, n, w, True) for m, n, w, _ in found if m >= batch and not n and not w]
 
-    def preference(way: tuple[int, int, bool]) -> tuple:
-        m, n, w = way
-        return m < batch, w, relative_time(encoder, -(-batch // m), n, w)
+    def preference(way: tuple[int, int, bool, bool]) -> tuple:
+        m, n, w, graphs = way
+        return m < batch, w, relative_time(encoder, -(-batch // m), n, w), not graphs
 
-    for m, n, w in sorted(found, key=preference):
-        yield {"micro_batch": m, "checkpoint_every": n, "in_backward": w}
+    for m, n, w, graphs in sorted(found, key=preference):
+        yield {"micro_batch": m, "checkpoint_every": n, "in_backward": w, "cuda_graphs": graphs}
+
+
+def _can_be_recorded(problem: Problem) -> bool:
+    """Whether the encoder's pass may become a CUDA graph: where it waits for nothing, and gradients are not scaled."""
+    hardware, encoder = problem.hardware, problem.encoder
+    is_fit = hardware.device == "cuda" and hardware.compute == "bf16" and not problem.config.encoder.compile
+    return is_fit and encoder.shares_mask and encoder.fused_attention
 
 
 def _leanest(ways: list[dict]) -> list[dict]:
     """Those of which one takes the least memory: the smallest micro-batches, and the update within backward, both
     with as many layers computed again as may be."""
     again = max((way["checkpoint_every"] for way in ways), key=lambda n: (n > 0, -n))
-    ways = [way for way in ways if way["checkpoint_every"] == again]
+    ways = [way for way in ways if way["checkpoint_every"] == again and not way["cuda_graphs"]]
     smallest = min(ways, key=lambda way: way["micro_batch"])
     return [smallest, *(way for way in ways if way["in_backward"] and way is not smallest)]
 

@@ -69,7 +69,7 @@ class Segment:
 
     value [N], bf16 or fp32 · low [N] int16 with bf16, else None · moments: 8 bit, or two fp32 [N] · slots: where
     each parameter lies. Every slot starts at a multiple of QUANTIZATION_BLOCK; what lies between slots stays zero ·
-    fused: updated by one kernel a bucket.
+    fused: updated by one kernel a bucket · kept [N]: gradients, where they have fixed places.
     """
 
     def __init__(
@@ -106,6 +106,7 @@ class Segment:
             for first, last in _pieces(slot):
                 self._put(first, last, flat[first - slot.start : last - slot.start].to(device, torch.float32))
             parameter.data = self.value[slot].view(parameter.shape)
+        self.kept: Tensor | None = None
         self.buckets = self._buckets()
         self.padding = torch.zeros(QUANTIZATION_BLOCK, dtype=dtype, device=device)
 
@@ -126,6 +127,8 @@ class Segment:
 
     def gradient(self, bucket: Bucket) -> Tensor:
         """The gradients of a bucket's parameters, flat; drops theirs."""
+        if self.kept is not None:
+            return self.kept[bucket.at]
         parts = []
         for parameter, slot in bucket.slots:
             count = slot.stop - slot.start
@@ -209,6 +212,20 @@ class FlatAdamW:
                     for parameter, _ in bucket.slots:
                         parameter.grad = None
 
+    def keep_gradients(self) -> list[tuple[nn.Parameter, Tensor]]:
+        """From here on gradients are taken from fixed places, these, and not from the parameters."""
+        assert not self.bucket_of, "what is updated in backward has no gradient left"
+        places = []
+        for segment in self.segments:
+            segment.kept = torch.zeros_like(segment.value)
+            places += [(parameter, segment.kept[slot].view(parameter.shape)) for parameter, slot in segment.slots]
+        return places
+
+    def drop_gradients(self) -> None:
+        """Ends `keep_gradients`."""
+        for segment in self.segments:
+            segment.kept = None
+
     def step_after_backward(self) -> None:
         """Ends updating in backward: batches are now taken in several passes."""
         for segment in self.segments:
@@ -218,8 +235,10 @@ class FlatAdamW:
     def _update(self) -> None:
         """Everything that was not updated in backward."""
         later = [segment for segment in self.segments if not segment.in_backward]
-        slots = [slot for segment in later for slot in segment.slots]
-        grads = [parameter.grad for parameter, _ in slots if parameter.grad is not None]
+        grads = [segment.kept for segment in later if segment.kept is not None]
+        if not grads:
+            slots = [slot for segment in later for slot in segment.slots]
+            grads = [parameter.grad for parameter, _ in slots if parameter.grad is not None]
         norms = torch._foreach_norm(grads, 2, dtype=torch.float32)
         norm = torch.linalg.vector_norm(torch.stack(norms)) / self.scale
         self.grad_norm = torch.linalg.vector_norm(torch.stack([*self.norms, norm]))
@@ -235,9 +254,9 @@ class FlatAdamW:
             segment.update(bucket.at, grad, clipping, self.step, self.factor)
             bucket.updated = self.step
 
-    def backward(self, x_BD: Tensor, gradient: Tensor) -> None:
-        """Backpropagates the gradient of the loss by x_BD (fp16 gradients are scaled on their way)."""
-        x_BD.backward(gradient.to(x_BD.dtype) * self.scale if self.scales else gradient.to(x_BD.dtype))
+    def scaled(self, gradient: Tensor) -> Tensor:
+        """The gradient of the loss as it is backpropagated: fp16 gradients are scaled on their way."""
+        return gradient * self.scale if self.scales else gradient
 
     def tensors(self) -> dict[str, Tensor]:
         return {name: tensor for segment in self.segments for name, tensor in segment.tensors().items()}

@@ -1,6 +1,6 @@
-"""What gives way when a training runs out of memory: the micro-batch, then stored activations, then the fan-in.
+"""What gives way when a training runs out of memory: CUDA graphs, the micro-batch, stored activations, the fan-in.
 
-The first two change no gradient. The fan-in does, and is touched only with the user's leave.
+All but the last change no gradient. The fan-in does, and is touched only with the user's leave.
 """
 
 from __future__ import annotations
@@ -31,6 +31,8 @@ def lowered(plan: Plan, config: RunConfig, encoder: EncoderShape, earlier: int =
 
     earlier: notches of the plan that the run began or was resumed with; they do not count towards MOST_NOTCHES.
     """
+    if plan.cuda_graphs:  # these are no notch: there is something left to lower behind them
+        return replace(plan, cuda_graphs=False), "an encoder that is launched kernel by kernel, without CUDA graphs"
     notches = plan.notches - earlier
     if notches >= MOST_NOTCHES:
         return None

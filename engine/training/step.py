@@ -25,8 +25,9 @@ from engine.model.auxiliary import AuxiliaryObjective
 from engine.model.classifier import Classifier, ClassifierStep
 from engine.model.features import FeatureModel, Inputs
 from engine.model.recompute import seed_dropout
+from engine.training.graphs import GraphedPass
 from engine.training.optimizers import FlatAdamW
-from engine.training.randomness import DROPOUT, seed_of
+from engine.training.randomness import DROPOUT, WITHOUT_WORDS, seed_of
 from engine.training.recovery import is_out_of_memory
 
 
@@ -71,7 +72,8 @@ class TrainingStep:
     """What a step works on. optimizer None: nothing below the classifier trains. autocast: fp16, where used.
 
     lower: called with the allocator's message when a step runs out of memory; makes the next attempt need less
-    (`micro_batch` may be changed) or raises. None: the error is passed on.
+    (`micro_batch` and `graphs` may be changed) or raises. None: the error is passed on · graphs: what computes what is
+    below the classifier, where it is trained on whole batches, see `record`; None: torch, kernel by kernel.
     """
 
     def __init__(
@@ -88,6 +90,26 @@ class TrainingStep:
         self.config, self.micro_batch, self.model, self.classifier = config, micro_batch, model, classifier
         self.optimizer, self.auxiliary, self.autocast, self.lower = optimizer, auxiliary, autocast, lower
         self.device = classifier.layers[0].weight.device
+        self.graphs: GraphedPass | None = None
+
+    def record(self, tokens: int) -> str | None:
+        """From here on CUDA graphs compute what is below the classifier; tokens: of the longest text there will be.
+
+        Returns why that does not work here, or None.
+        """
+        size, width = self.config.training.batch_size, self.classifier.shape.features
+        places = self.optimizer.keep_gradients()
+        self.graphs = GraphedPass(self.model, places, size, tokens, width, self.device, self.autocast)
+        problem = self.graphs.problem()
+        if problem is not None:
+            self.stop_recording()
+        return problem
+
+    def stop_recording(self) -> None:
+        """Ends what `record` began, and frees its memory."""
+        self.graphs = None
+        self.optimizer.drop_gradients()
+        torch.cuda.empty_cache()
 
     def __call__(self, batch: Batch, step: int, total: int, factor: float, wants_loss: bool) -> StepResult:
         """step: counted from 1, of `total` · factor: share of the peak learning rates."""
@@ -109,32 +131,45 @@ class TrainingStep:
         batch = begun.batch
         spans = [slice(start, start + self.micro_batch) for start in range(0, batch.size, self.micro_batch)]
         at_once = self.optimizer is None or len(spans) == 1
-        with_graph = None
-        if begun.x_BD is None and at_once:
+        backward = None
+        if begun.x_BD is None and at_once and self.graphs is not None:
+            begun.x_BD, backward = self.graphs.features(batch.inputs, self._seed(begun, 0)), self.graphs.backward
+        elif begun.x_BD is None and at_once:
             with_graph = self._features(begun, slice(None), 0)
-            begun.x_BD = with_graph.detach()
+            begun.x_BD, backward = with_graph.detach(), with_graph.backward
         elif begun.x_BD is None:
             with torch.no_grad():
                 begun.x_BD = torch.cat([self._features(begun, span, n) for n, span in enumerate(spans)])
-        read_BX = self.model.with_words(begun.x_BD, batch.inputs)
+        read_BX = self.model.with_words(begun.x_BD, batch.inputs, self._without_words(begun))
         dx_BD, loss = self._classify(begun, read_BX)
         if self.optimizer is None:
             return StepResult(read_BX, loss, self.classifier.is_finite())
         finite = torch.isfinite(dx_BD).all()
         with self.optimizer.stepping(begun.step, begun.factor):
-            if at_once and with_graph is not None:
-                self.optimizer.backward(with_graph, dx_BD)
+            if backward is not None:
+                backward(self.optimizer.scaled(dx_BD))
             else:
                 for n, span in enumerate(spans):
-                    self.optimizer.backward(self._features(begun, span, n), dx_BD[span])
+                    self._features(begun, span, n).backward(self.optimizer.scaled(dx_BD[span]))
         finite = finite & torch.isfinite(self.optimizer.grad_norm)
         return StepResult(read_BX, loss, finite)
 
     def _features(self, begun: _Begun, span: slice, micro: int) -> Tensor:
         """Features with dropout that is the same whenever this micro-batch of this step is computed."""
-        seed_dropout(seed_of(self.config.run.seed, DROPOUT, begun.step, micro), self.device)
+        seed_dropout(self._seed(begun, micro), self.device)
         with self.autocast():
             return self.model(tuple(part[span] for part in begun.batch.inputs)).float()
+
+    def _without_words(self, begun: _Begun) -> Tensor | None:
+        """bool [B], the texts that have no words in this step."""
+        share = self.config.words.dropout
+        if not share or self.model.words is None:
+            return None
+        draws = np.random.default_rng(seed_of(self.config.run.seed, WITHOUT_WORDS, begun.step)).random(begun.batch.size)
+        return torch.from_numpy(draws < share).to(self.device, non_blocking=True)
+
+    def _seed(self, begun: _Begun, micro: int) -> int:
+        return seed_of(self.config.run.seed, DROPOUT, begun.step, micro)
 
     def _classify(self, begun: _Begun, read_BX: Tensor) -> tuple[Tensor, Tensor | None]:
         """Trains the classifiers, as far as they have not been in this step: (dx_BD fp32, loss if asked for)."""

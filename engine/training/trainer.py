@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ from engine.planning.report import memory_line
 from engine.progress import bar
 from engine.runs import RunDirectory
 from engine.training import checkpoints
+from engine.training.graphs import rounded
 from engine.training.kept_model import kept_line, score_of, with_mean
 from engine.training.optimizers import FlatAdamW
 from engine.training.prepare import Material, classifier_shape
@@ -101,6 +103,19 @@ class Trainer:
         self.finite = torch.ones((), dtype=torch.bool, device=self.device)
         self.began = self.saved_at = time.monotonic()
         self.notches_before = plan.notches  # of earlier sessions of the run
+        self.train_inputs = material.train_inputs
+        if plan.cuda_graphs:
+            self._use_graphs()
+
+    def _use_graphs(self) -> None:
+        longest = int(self.material.lengths.max(initial=1))
+        problem = self.step.record(longest)
+        if problem is None:
+            self.train_inputs = replace(self.material.train_inputs, length=partial(rounded, longest=longest))
+            return
+        self.reporter.say(f"warning   CUDA graphs do not work here ({problem}); training goes on without them, slower")
+        self.plan = replace(self.plan, cuda_graphs=False)
+        self.run.write_json("plan.json", self.plan.to_json())
 
     # Memory
 
@@ -113,7 +128,7 @@ class Trainer:
         labels = m.labels
         longest = m.train_rows[np.argsort(-m.lengths[m.train_rows], kind="stable")[:size]]
         fullest = labels.select(m.train_rows[np.argsort(-labels.sizes()[m.train_rows], kind="stable")[:size]])
-        inputs = tuple(part.to(self.device) for part in m.train_inputs(longest))
+        inputs = tuple(part.to(self.device) for part in self.train_inputs(longest))
         batch = Batch(inputs, fullest.offsets, self.order.position_of[fullest.ids])
         result = self.step(batch, self.total + 1, self.total + 1, 1.0, True)
         if not self.plan.is_dense and self.config.rewire.method != "none":
@@ -138,6 +153,9 @@ class Trainer:
         if self.optimizer is not None and not self.plan.optimizer_in_backward:
             self.optimizer.step_after_backward()
         self.step.micro_batch = self.plan.micro_batch
+        if before.cuda_graphs:
+            self.step.stop_recording()
+            self.train_inputs = self.material.train_inputs
         self.run.write_json("plan.json", self.plan.to_json())
         self.reporter.say(f"memory    {problem} Step {self.progress.step:,} goes on with {change}")
 
@@ -194,7 +212,7 @@ class Trainer:
             for number in range(position, len(chosen)):
                 rows = chosen[number]
                 labels = m.labels.select(rows)
-                inputs = m.train_inputs(rows)
+                inputs = self.train_inputs(rows)
                 if self.device.type == "cuda":  # a copy from pageable memory would wait for the steps before it
                     inputs = tuple(part.pin_memory() for part in inputs)
                 yield Batch(inputs, labels.offsets, self.order.position_of[labels.ids])

@@ -45,7 +45,7 @@ def test_settings_of_a_training_hold_here_too(capsys):
     settings = ["training.micro_batch=2", "encoder.checkpointing=every_1"]
     result = bench(capsys, "--only", "ours", "--no-checkpoint", *[part for s in settings for part in ("--set", s)])
     (ours,) = result["variants"]
-    assert "micro-batch 2, checkpoints every 1, optimizer after backward" in ours["note"]
+    assert "micro-batch 2, activation checkpoints every 1, optimizer after backward" in ours["note"]
     assert "checkpoint" not in ours["phases"]
 
 

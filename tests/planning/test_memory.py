@@ -53,6 +53,22 @@ def test_phases_measured_on_a_gpu(name):
         assert peak is None or 0.985 * peak < predicted < 1.03 * peak
 
 
+# Peaks of steps and evaluation on an H100, MiB, with recorded passes (benchmarks/results/memory-model-h100.md).
+RECORDED = {"cuda_graphs": True, "in_backward": False, "padded": True, "evaluation_batch": None, "rewire": "set"}
+RECORDED_MEASURED = [
+    (setting(MINILM, 39_034, 64, 128, tokens=96, head=1952, **RECORDED, clusters=64, coarse=8, local=32), 1510),
+    (setting(MINILM, 39_034, 64, 32, tokens=32, head=1952, **RECORDED, clusters=64, coarse=8, local=32), 422),
+    (setting(MINILM, 131_072, 192, 256, tokens=64, head=6554, **(RECORDED | {"padded": False})), 1889),
+    (setting(DISTILROBERTA, 40_000, 384, 64, head=2000, **RECORDED), 2373),
+    (setting(DISTILROBERTA, 670_091, 128, 128, **(RECORDED | {"padded": False})), 3868),
+]
+
+
+@pytest.mark.parametrize(("chosen", "measured"), RECORDED_MEASURED)
+def test_recorded_passes_measured_on_a_gpu(chosen, measured):
+    assert estimate(chosen).peak / MIB == pytest.approx(measured, rel=0.04)
+
+
 def test_a_whole_run_measured_on_a_gpu():
     """benchmarks/results/large-run-h200.md: 3.815 GiB."""
     changes = {"head": 140_614, "checkpoint_every": 1, "in_backward": False, "padded": True, "rewire": "set"}

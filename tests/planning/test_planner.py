@@ -119,6 +119,38 @@ def test_checkpointing_comes_before_the_update_in_backward_and_that_before_micro
 
 
 @pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({}, True),
+        ({"encoder__cuda_graphs": "off"}, False),
+        ({"encoder__compile": True}, False),
+        ({"encoder__checkpointing": "every_1"}, False),
+        ({"encoder__optimizer_in_backward": True}, False),
+        ({"training__micro_batch": 64}, False),
+        ({"encoder__trainable": "none"}, False),
+        ({"encoder": "all-mpnet-base-v2"}, False),  # their masks are made while they compute
+        ({"encoder": "ModernBERT-base"}, False),
+        ({"encoder": "all-MiniLM-L6-v2"}, True),
+        ({"hardware": replace(CARD, compute="fp16")}, False),
+        ({"hardware": replace(CARD, device="cpu", compute="bf16")}, False),
+    ],
+)
+def test_passes_are_recorded_where_that_works(changes, expected):
+    assert make_plan(problem(40_000, gib=16, **changes)).cuda_graphs == expected
+
+
+def test_graphs_are_given_up_before_anything_else():
+    """Less memory never brings them back, and whatever costs time comes after them."""
+    plans = [make_plan(problem(40_000, gib=gib / 10, classifier__fan_in=64)) for gib in range(80, 20, -1)]
+    with_graphs = [plan.cuda_graphs for plan in plans]
+    assert with_graphs == sorted(with_graphs, reverse=True) and True in with_graphs
+    last = plans[with_graphs.index(False) - 1]
+    first = plans[with_graphs.index(False)]
+    assert not first.checkpoint_every and first.micro_batch == 128
+    assert first.words == last.words and first.head == last.head
+
+
+@pytest.mark.parametrize(
     ("key", "value", "field", "expected"),
     [
         ("classifier__fan_in", 48, "fan_in", 48),

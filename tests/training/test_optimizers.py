@@ -37,7 +37,7 @@ def optimizer_of(model, *, dtype=torch.bfloat16, in_backward=False, scales=False
 def take_steps(model, optimizer, count=3) -> None:
     for step in range(1, count + 1):
         with optimizer.stepping(step, 1.0):
-            optimizer.backward(model(TOKENS), WANTED)
+            model(TOKENS).backward(optimizer.scaled(WANTED))
 
 
 def masters(optimizer) -> list[torch.Tensor]:
@@ -113,7 +113,7 @@ def test_gradients_are_clipped_to_the_norm(folder):
     optimizer = optimizer_of(model, **{"encoder.clip_norm": 1.0})
     with optimizer.stepping(1, 1.0):
         x_BD = model(TOKENS)
-        optimizer.backward(x_BD, 1000 * WANTED)
+        x_BD.backward(optimizer.scaled(1000 * WANTED))
     norm = float(optimizer.grad_norm)
     moments = torch.cat([segment.moments["moment1"] for segment in optimizer.segments])
     assert norm > 10
@@ -126,7 +126,7 @@ def test_an_infinite_scaled_gradient_skips_the_step_and_halves_the_scale(folder)
     before, scale = masters(optimizer), optimizer.scale
     with optimizer.stepping(1, 1.0):
         x_BD = model(TOKENS)
-        optimizer.backward(x_BD, torch.full_like(x_BD, torch.inf))
+        x_BD.backward(optimizer.scaled(torch.full_like(x_BD, torch.inf)))
     assert optimizer.scale == scale / 2
     assert all(torch.equal(a, b) for a, b in zip(before, masters(optimizer), strict=True))
     take_steps(model, optimizer)
@@ -170,3 +170,25 @@ def test_the_update_in_backward_keeps_nothing_alive(folder):
     del model, optimizer
     gc.collect()
     assert value() is None
+
+
+@pytest.mark.parametrize("settings", [{}, {"encoder.optimizer": "adamw8bit"}, {"encoder.clip_norm": 0.1}])
+def test_gradients_at_fixed_places_move_weights_as_those_of_the_parameters(folder, settings):
+    usual, fixed = new_model(folder, intermediate=16), new_model(folder, intermediate=16)
+    one, other = optimizer_of(usual, **settings), optimizer_of(fixed, **settings)
+    wanted = WANTED[:, :16]
+    for step in range(1, 4):
+        with one.stepping(step, 1.0):
+            usual(TOKENS).backward(one.scaled(wanted))
+        places = other.keep_gradients()
+        assert {id(parameter) for parameter, _ in places} == {id(p) for p in fixed.parameters()}
+        with other.stepping(step, 1.0):
+            fixed(TOKENS).backward(other.scaled(wanted))
+            for parameter, place in places:
+                if parameter.grad is not None:
+                    place.copy_(parameter.grad)
+        torch.testing.assert_close(one.grad_norm, other.grad_norm, rtol=1e-5, atol=0)
+    for mine, theirs in zip(masters(one), masters(other), strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-6)
+    other.drop_gradients()
+    assert all(segment.kept is None for segment in other.segments)

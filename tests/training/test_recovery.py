@@ -59,6 +59,12 @@ def test_the_micro_batch_gives_way_first_then_activations_then_the_micro_batch_a
     ]
 
 
+def test_graphs_give_way_before_all_else_and_are_no_notch():
+    first, change = lowered(plan(cuda_graphs=True), RunConfig(), BERT)
+    assert first == plan() and "without CUDA graphs" in change
+    assert len(notches(plan(cuda_graphs=True))) == 4
+
+
 def test_the_fan_in_gives_way_third_and_only_with_leave():
     assert notches(plan(), **{"classifier.allow_lower_fan_in": True})[2] == "fan-in 48 instead of 64"
 
@@ -81,7 +87,7 @@ def test_a_backward_pass_that_is_taken_again_updates_nothing_twice(folder, in_ba
     whole, broken = new_model(folder), new_model(folder)
     one, other = optimizer_of(whole, in_backward=in_backward), optimizer_of(broken, in_backward=in_backward)
     with one.stepping(1, 1.0):
-        one.backward(whole(TOKENS), WANTED)
+        whole(TOKENS).backward(one.scaled(WANTED))
     word = broken.encoder.model.embeddings.word_embeddings.weight
 
     def fail(gradient):
@@ -89,14 +95,14 @@ def test_a_backward_pass_that_is_taken_again_updates_nothing_twice(folder, in_ba
 
     handle = word.register_hook(fail)
     with pytest.raises(torch.OutOfMemoryError), other.stepping(1, 1.0):
-        other.backward(broken(TOKENS), WANTED)
+        broken(TOKENS).backward(other.scaled(WANTED))
     handle.remove()
     assert all(parameter.grad is None for parameter in broken.parameters())
     assert any(bucket.updated for segment in other.segments for bucket in segment.buckets) == in_backward
     done = [[bucket.updated == 1 for bucket in segment.buckets] for segment in other.segments]
     other.step_after_backward()
     with other.stepping(1, 1.0):
-        other.backward(broken(TOKENS), WANTED)
+        broken(TOKENS).backward(other.scaled(WANTED))
     for segment, mine, theirs, was_done in zip(one.segments, masters(one), masters(other), done, strict=True):
         for bucket, updated in zip(segment.buckets, was_done, strict=True):
             if updated or not in_backward:

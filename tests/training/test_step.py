@@ -1,0 +1,117 @@
+"""A step around the classifier: what computes the features is exchangeable, and texts may come without words."""
+
+import numpy as np
+import pytest
+import torch
+
+from engine.config import RunConfig
+from engine.kernels import reference
+from engine.model.classifier import Classifier, ClassifierShape
+from engine.model.encoder import FeatureHead, load_encoder
+from engine.model.features import FeatureModel, TokenInputs
+from engine.model.recompute import seed_dropout
+from engine.model.words import Words
+from engine.training.optimizers import make_optimizer
+from engine.training.step import Batch, TrainingStep
+
+LABELS, VOCABULARY, TEXTS = 40, 37, 64
+CPU = torch.device("cpu")
+
+
+def new_step(tiny_encoder, words: bool, **settings) -> TrainingStep:
+    torch.manual_seed(0)
+    encoder = load_encoder(tiny_encoder, "mean", torch.float32)
+    idf = torch.ones(VOCABULARY)
+    idf[:5] = 0.0
+    model = FeatureModel(encoder, FeatureHead(encoder.width, 0, 0.1), Words(idf) if words else None)
+    config = RunConfig.from_flat({"training.batch_size": TEXTS, **settings})
+    shape = ClassifierShape(LABELS, 8, 32, 16, 8, words=4 * words, head_words=8 * words, vocabulary=VOCABULARY * words)
+    classifier = Classifier.new(shape, reference, CPU, 0)
+    optimizer = make_optimizer(model, config, CPU, torch.float32, False, False)
+    return TrainingStep(config, TEXTS, model.train(), classifier, optimizer)
+
+
+def batch() -> Batch:
+    rng = np.random.default_rng(0)
+    ids = torch.from_numpy(rng.integers(5, 25, (TEXTS, 12)))
+    mask = torch.from_numpy((np.arange(12) < rng.integers(2, 13, (TEXTS, 1))).astype(np.int64))
+    return Batch((ids * mask, mask), np.arange(TEXTS + 1), rng.integers(0, LABELS, TEXTS))
+
+
+class StandIn:
+    """What GraphedPass does, kernel by kernel."""
+
+    def __init__(self, step: TrainingStep) -> None:
+        self.model, self.places, self.passes = step.model, step.optimizer.keep_gradients(), 0
+
+    def features(self, inputs, seed):
+        seed_dropout(seed, CPU)
+        self.x_BD = self.model(inputs).float()
+        return self.x_BD.detach()
+
+    def backward(self, gradient_BD):
+        self.passes += 1
+        parameters = [parameter for parameter, _ in self.places]
+        found = torch.autograd.grad(self.x_BD, parameters, gradient_BD, allow_unused=True)
+        for (_, place), gradient in zip(self.places, found, strict=True):
+            if gradient is not None:
+                place.copy_(gradient)
+
+
+def assert_same(one: TrainingStep, other: TrainingStep) -> None:
+    for a, b in zip(one.model.parameters(), other.model.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
+    for name, tensor in one.classifier.tensors().items():
+        torch.testing.assert_close(tensor, other.classifier.tensors()[name], rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("words", [False, True])
+def test_recorded_passes_train_as_others_do(tiny_encoder, words):
+    usual, recorded = new_step(tiny_encoder, words), new_step(tiny_encoder, words)
+    recorded.graphs = StandIn(recorded)
+    for number in range(1, 4):
+        one, other = usual(batch(), number, 10, 1.0, True), recorded(batch(), number, 10, 1.0, True)
+        torch.testing.assert_close(one.loss, other.loss)
+    assert recorded.graphs.passes == 3
+    assert_same(usual, recorded)
+
+
+def test_a_step_that_runs_out_of_memory_goes_on_without_recorded_passes(tiny_encoder):
+    usual, recorded = new_step(tiny_encoder, True), new_step(tiny_encoder, True)
+    recorded.graphs = StandIn(recorded)
+
+    def fail(gradient):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    said = []
+
+    def lower(problem):
+        said.append(problem)
+        recorded.graphs = None
+        recorded.optimizer.drop_gradients()
+
+    recorded.graphs.backward, recorded.lower = fail, lower
+    one, other = usual(batch(), 1, 10, 1.0, True), recorded(batch(), 1, 10, 1.0, True)
+    torch.testing.assert_close(one.loss, other.loss)
+    assert said == ["CUDA out of memory. Tried to allocate 2.00 GiB."]
+    assert_same(usual, recorded)
+
+
+def test_a_share_of_the_texts_comes_without_words_another_in_every_step(tiny_encoder):
+    step = new_step(tiny_encoder, True, **{"words.dropout": 0.4})
+    words = [step(batch(), number, 10, 1.0, False).read_BX[:, 32:] for number in (1, 2, 1)]
+    without = [(part == 0).all(1) for part in words]
+    assert all(10 < int(part.sum()) < 42 for part in without)
+    assert torch.equal(without[0], without[2]) and not torch.equal(without[0], without[1])
+    whole = new_step(tiny_encoder, True)(batch(), 1, 10, 1.0, False).read_BX[:, 32:]
+    assert torch.equal(words[0][~without[0]], whole[~without[0]])
+
+
+def test_texts_are_filled_up_to_the_lengths_asked_for():
+    class Tokens:
+        def pad(self, rows, pad_id):
+            return np.full((len(rows), 5), 7), np.ones((len(rows), 5), dtype=np.int64)
+
+    ids, mask = TokenInputs(Tokens(), 3, length=lambda tokens: tokens + 2)(np.arange(4))
+    assert ids.shape == mask.shape == (4, 7)
+    assert (ids[:, 5:] == 3).all() and (mask[:, 5:] == 0).all() and (ids[:, :5] == 7).all() and (mask[:, :5] == 1).all()

@@ -23,6 +23,7 @@ MEANINGS = {
     "checkpoint_every": "every so many layers, activations are forgotten and computed again: slower, with less memory",
     "optimizer_in_backward": "each part of the encoder is updated as soon as its gradient is there, to keep fewer",
     "CUDA graphs": "the encoder's work, recorded once, which the card then starts as a whole: faster, with more memory",
+    "recorded passes": "what the encoder remembers of a step, kept in one place for CUDA graphs",
     "gradients": "which way every weight has to move",
     "optimizer": "what moves the weights, with a memory of earlier steps",
     "backward": "the half of a step that finds out which way the weights have to move",

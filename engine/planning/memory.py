@@ -289,7 +289,7 @@ def _graphs(s: Setting) -> Phase:
     ends = 16 * s.batch * s.tokens + 2 * 4 * s.features * s.batch
     return {
         "recorded passes": most,
-        "their ends": phases["update"]["encoder gradients"] + ends,
+        "gradients beside them": phases["update"]["encoder gradients"] + ends,
     }
 
 

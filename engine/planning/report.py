@@ -81,6 +81,13 @@ def reasons(problem: Problem, plan: Plan) -> list[str]:
         chosen = getattr(plan, field)
         if chosen != value:
             found.append(f"{words}: {field} = {chosen}" + _needed(problem, plan, field))
+    if plan.cuda_graphs:
+        config = type(problem.config).from_flat(problem.config.flat() | {"encoder.cuda_graphs": "off"})
+        _, without = fitting(replace(problem, config=config), plan.fan_in, plan.budget_bytes)
+        found.append(
+            "CUDA graphs start the encoder's passes as a whole, which is faster; encoder.cuda_graphs=off needs "
+            f"{without.peak / GIB:.2f} GiB"
+        )
     return found
 
 

@@ -10,6 +10,7 @@ from engine.errors import ConfigError, MemoryBudgetError
 from engine.planning.encoders import ENCODERS
 from engine.planning.hardware import CUDA_CONTEXT, GIB, Hardware
 from engine.planning.planner import HEADROOM, LADDER, Plan, Problem, budget_bytes, make_plan, most_labels
+from engine.planning.report import reasons
 
 CARD = Hardware("cuda", "a card", 80 * GIB, 8, "bf16")
 
@@ -148,6 +149,9 @@ def test_graphs_are_given_up_before_anything_else():
     first = plans[with_graphs.index(False)]
     assert not first.checkpoint_every and first.micro_batch == 128
     assert first.words == last.words and first.head == last.head
+    said = reasons(problem(40_000, gib=8.0, classifier__fan_in=64), plans[0])[-1]
+    without = make_plan(problem(40_000, gib=8.0, classifier__fan_in=64, encoder__cuda_graphs="off"))
+    assert said.startswith("CUDA graphs") and said.endswith(f"needs {without.predicted_bytes / GIB:.2f} GiB")
 
 
 @pytest.mark.parametrize(

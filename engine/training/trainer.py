@@ -104,7 +104,7 @@ class Trainer:
         self.began = self.saved_at = time.monotonic()
         self.notches_before = plan.notches  # of earlier sessions of the run
         self.train_inputs = material.train_inputs
-        if plan.cuda_graphs:
+        if plan.cuda_graphs and self.device.type == "cuda":  # a run may have begun on another machine
             self._use_graphs()
 
     def _use_graphs(self) -> None:

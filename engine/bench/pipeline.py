@@ -219,6 +219,7 @@ def _config(shape: Shape, options: PipelineOptions) -> RunConfig:
             "hardware.memory_gib": options.memory_gib or "auto",
             "words.fan_in": 0,  # the figures of other systems are without
             "local.clusters": 0,
+            "encoder.cuda_graphs": "off",  # theirs launch the same encoder kernel by kernel
             **options.config,
         }
     )

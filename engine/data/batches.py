@@ -21,6 +21,7 @@ _ORDER_STREAM = 0
 _BATCH_STREAM = 1
 _VALIDATION_STREAM = 2
 
+FINEST, AN_OCTAVE = 4, 8  # lengths are multiples of the first; from one power of two to the next there are so many
 _WINDOW_BATCHES = 64  # texts are sorted by length inside a window of this many batches
 
 
@@ -61,6 +62,14 @@ def epoch_batches(rows: np.ndarray, lengths: np.ndarray | None, batch_size: int,
     shuffled = _generator(seed, epoch, _BATCH_STREAM).permutation(full)
     body = order[: full * batch_size].reshape(full, batch_size)[shuffled]
     return Batches(rows[np.concatenate([body.ravel(), order[full * batch_size :]])], batch_size)
+
+
+def rounded(tokens: int, longest: int) -> int:
+    """The length, at least `tokens` and at most `longest`, to which texts of up to `tokens` tokens are filled up where
+    batches are to have few shapes."""
+    octave = 1 << max(tokens - 1, 1).bit_length() - 1
+    step = max(FINEST, octave // AN_OCTAVE)
+    return min(-(-tokens // step) * step, longest)
 
 
 def split_validation(n: int, fraction: float, seed: int, cap: int = 10_000) -> tuple[np.ndarray, np.ndarray]:

@@ -17,7 +17,7 @@ from engine.inference.metrics import Metrics
 from engine.model.classifier import Classifier
 from engine.model.features import FeatureModel, Inputs
 
-EVALUATION_TOKENS = 8192  # tokens in a batch, so that evaluation never needs more memory than training
+EVALUATION_TOKENS = 8192  # tokens in a batch, so that evaluation needs little memory beside what training holds
 WORD_TEXTS = 128  # whose words are written out at once
 
 

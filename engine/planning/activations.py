@@ -17,7 +17,7 @@ from engine.planning.encoders import EncoderShape
 
 MIB = 2**20
 ROUNDING, LARGE = MIB // 5, MIB  # of the allocator: what a tensor above LARGE takes beyond its size, on average
-SEGMENT = 20 * MIB  # in which it places those between LARGE and half of this
+SEGMENT, ROUND = 20 * MIB, 2 * MIB  # in which it places those between LARGE and half of this; of larger ones' segments
 BIAS_MULTIPLE = 16  # columns to which memory-efficient attention fills up its mask
 # torch sums over rows, as for the gradient of a bias, in blocks of SUM_OUTPUTS columns, which are SUM_BLOCKS in all on
 # an H100 or H200 (16 a multiprocessor) and fewer on smaller cards; each writes SUM_BYTES a column of its own.
@@ -99,13 +99,16 @@ class Activations:
 
     def holes(self) -> int:
         """What is left over between tensors of the layers where the allocator cannot give their memory to others: two
-        of 9 MiB take a segment of SEGMENT, and what remains is too small for a mask of half their size."""
+        of 9 MiB take a segment of SEGMENT, and what remains is too small for a mask of half their size; one of 11 MiB
+        takes a segment of 12."""
         size = self.count * self.encoder.hidden * self.precision.value
-        if self.device != "cuda" or not LARGE < size < SEGMENT // 2:
+        if self.device != "cuda" or size <= LARGE:
             return 0
+        tensors = self.encoder.layers * (10 if self.encoder.gated else 8)
+        if size >= SEGMENT // 2:
+            return tensors * (-size % ROUND)
         fit = SEGMENT // size
-        hole = (SEGMENT - fit * size) % (size // 2)
-        return self.encoder.layers * (10 if self.encoder.gated else 8) * hole // fit
+        return tensors * ((SEGMENT - fit * size) % (size // 2)) // fit
 
     def boundary(self) -> int:
         """What is left of a layer that backward computes again: its input."""

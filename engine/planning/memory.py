@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from engine.data.batches import rounded
 from engine.model.grouping_layout import BLOCK, forming_bytes, vector_bytes
 from engine.planning.activations import MIB, SEGMENT, Activations, Precision
 from engine.planning.classifier_memory import (
@@ -35,6 +36,7 @@ PIECE = 1 << 22  # parameters that the optimizer moves at once, see engine.train
 WORKSPACE, DETERMINISTIC_WORKSPACE = (2 * 4096 + 8 * 16) * 1024, 8 * 4096 * 1024
 MEANS = 1 << 23  # numbers in the mean texts of labels, see engine.model.local_features
 MEAN_BYTES, DIRECTION_BYTES = 12, 16  # fp32 with a copy or two, fp64 with one
+GRAPH_BYTES = MIB // 6  # of a layer's launches, forward and backward (benchmarks/results/training-step-h200.md)
 SMALL = 4 * MIB  # tables, inputs, counters
 # Host memory of Python with its libraries; on a processor with what tokenizing, reading and the heap's holes leave
 # behind, too (benchmarks/results/memory-model-cpu.md).
@@ -285,12 +287,22 @@ def _graphs(s: Setting) -> Phase:
     size, act = s.precision.value, s.pass_over(s.batch)
     # The gradients of a layer's inner half and of the words find no hole that is large enough; batches of other shapes
     # find some that are not.
-    most += act.holes() + 2 * act.count * s.encoder.intermediate * size + max(s.encoder.matrices) * size + 2 * SEGMENT
+    most += act.holes() + 2 * act.count * s.encoder.intermediate * size + max(s.encoder.matrices) * size + 3 * SEGMENT
+    most += 2 * s.encoder.hidden * s.intermediate * size
     ends = 16 * s.batch * s.tokens + 2 * 4 * s.features * s.batch
     return {
         "recorded passes": most,
-        "gradients beside them": phases["update"]["encoder gradients"] + ends,
+        "fixed gradients and inputs": phases["update"]["encoder gradients"] + ends,
     }
+
+
+def recorded_bytes(s: Setting) -> int:
+    """What the driver takes for CUDA graphs, beside torch's allocator: of every length of texts, and of the last batch
+    of an epoch, which is smaller."""
+    if not s.cuda_graphs:
+        return 0
+    lengths = {rounded(tokens, s.tokens) for tokens in range(1, s.tokens + 1)}
+    return 2 * len(lengths) * s.encoder.layers * GRAPH_BYTES
 
 
 def _steps_between_graphs(s: Setting, resident: Phase) -> dict[str, Phase]:

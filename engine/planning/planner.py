@@ -21,7 +21,7 @@ from engine.model.local_layout import local_features
 from engine.model.meta_labels import first_weight, wanted_meta_labels
 from engine.planning.encoders import EncoderShape
 from engine.planning.hardware import CUDA_CONTEXT, GIB, Hardware
-from engine.planning.memory import Estimate, Setting, estimate
+from engine.planning.memory import Estimate, Setting, estimate, recorded_bytes
 from engine.planning.word_counts import (
     FULL_FAN_IN,
     MOST_WORDS,
@@ -40,6 +40,7 @@ HEADS = (0.05, 0.01, 0.0)
 SMALL_LAYER, SMALL_CPU_LAYER = 1 << 28, 1 << 26
 # A larger fan-in than FULL_FAN_IN is not bought with few words, fewer head labels, or passes of less than PASS_TOKENS.
 PASS_TOKENS = 2048  # what keeps a device busy
+MOST_RECORDED = 1 << 40  # weights times tokens of a step: 7 TFLOP, which take a small card longer than their launches
 CHECKPOINTS = (0, 4, 3, 2, 1)
 HEADROOM = 1.02  # of the predicted peak: memory that the allocator holds in pieces too small to use
 
@@ -200,7 +201,7 @@ def fitting(problem: Problem, fan_in: int, budget: float) -> tuple[Setting, Esti
         for way in ways:
             tried = replace(setting, **way)
             found = estimate(tried)
-            if found.peak * HEADROOM <= budget:
+            if found.peak * HEADROOM + recorded_bytes(tried) <= budget:
                 return tried, found
     return None
 
@@ -270,10 +271,12 @@ def _ways(problem: Problem, fan_in: int) -> Iterator[dict]:
 
 
 def _can_be_recorded(problem: Problem) -> bool:
-    """Whether the encoder's pass may become a CUDA graph: where it waits for nothing, and gradients are not scaled."""
-    hardware, encoder = problem.hardware, problem.encoder
-    is_fit = hardware.device == "cuda" and hardware.compute == "bf16" and not problem.config.encoder.compile
-    return is_fit and encoder.shares_mask and encoder.fused_attention
+    """Whether the encoder's pass may become a CUDA graph: where it waits for nothing, gradients are not scaled, and
+    launching it may take longer than computing it."""
+    hardware, encoder, config = problem.hardware, problem.encoder, problem.config
+    is_fit = hardware.device == "cuda" and hardware.compute == "bf16" and not config.encoder.compile
+    products = sum(encoder.matrices[2:]) * config.training.batch_size * problem.tokens
+    return is_fit and encoder.shares_mask and encoder.fused_attention and products <= MOST_RECORDED
 
 
 def _leanest(ways: list[dict]) -> list[dict]:

@@ -6,7 +6,7 @@ import math
 from dataclasses import replace
 
 from engine.planning.hardware import CUDA_CONTEXT, GIB
-from engine.planning.planner import LADDER, Plan, Problem, fan_ins, fitting, least
+from engine.planning.planner import HEADROOM, LADDER, Plan, Problem, fan_ins, fitting, least
 from engine.words import counted
 
 MIB = 2**20
@@ -85,8 +85,8 @@ def reasons(problem: Problem, plan: Plan) -> list[str]:
         config = type(problem.config).from_flat(problem.config.flat() | {"encoder.cuda_graphs": "off"})
         _, without = fitting(replace(problem, config=config), plan.fan_in, plan.budget_bytes)
         found.append(
-            "CUDA graphs start the encoder's passes as a whole, which is faster; encoder.cuda_graphs=off needs "
-            f"{without.peak / GIB:.2f} GiB"
+            "CUDA graphs start the encoder's passes as a whole, faster where texts are short; "
+            f"encoder.cuda_graphs=off needs {without.peak * HEADROOM / GIB:.2f} GiB"
         )
     return found
 

@@ -2,7 +2,8 @@
 
 A small encoder's pass over short texts takes the GPU a few milliseconds and the host tens of them, which starts kernel
 after kernel. A graph is recorded once for every shape of a batch and started as a whole (NVIDIA, CUDA programming
-guide, section *CUDA Graphs*). So that there are few shapes, texts are filled up to the lengths of `rounded`.
+guide, section *CUDA Graphs*). So that there are few shapes, texts are filled up to the
+lengths of `engine.data.batches.rounded`.
 
 What a graph reads and writes lies at fixed places: inputs, features and gradients here, everything between in one pool
 that the graphs of all shapes share, because one of them has ended before the next begins.
@@ -26,7 +27,6 @@ from engine.model.recompute import seed_dropout
 from engine.peak_memory import graphs_keep
 from engine.training.recovery import is_out_of_memory
 
-FINEST, AN_OCTAVE = 4, 8  # lengths are multiples of the first; from one power of two to the next there are so many
 TRIAL_TOKENS, TRIAL_SEED = 8, 1
 
 
@@ -41,13 +41,6 @@ def _no_waiting() -> Iterator[None]:
         yield
     finally:
         torch.cuda.set_sync_debug_mode(before)
-
-
-def rounded(tokens: int, longest: int) -> int:
-    """The length, at least `tokens` and at most `longest`, to which texts of up to `tokens` tokens are filled up."""
-    octave = 1 << max(tokens - 1, 1).bit_length() - 1
-    step = max(FINEST, octave // AN_OCTAVE)
-    return min(-(-tokens // step) * step, longest)
 
 
 @dataclass
@@ -139,6 +132,7 @@ class GraphedPass:
             return str(error).splitlines()[0]
         wanted = [x_BD.detach().clone(), *(gradient.clone() for gradient in self.gradients)]
         del x_BD
+        torch._foreach_zero_(self.gradients)
         found = [self.features(inputs, TRIAL_SEED), *self.gradients]
         self.backward(self.dx_BD[:1].clone())
         pairs = zip(wanted, found, strict=True)
@@ -167,21 +161,24 @@ class GraphedPass:
     def _on_stream(self) -> Iterator[None]:
         current = torch.cuda.current_stream(self.device)
         self.stream.wait_stream(current)
-        with torch.cuda.stream(self.stream):
-            yield
-        current.wait_stream(self.stream)
+        try:
+            with torch.cuda.stream(self.stream):
+                yield
+        finally:
+            current.wait_stream(self.stream)
 
     @contextmanager
     def _recording(self) -> Iterator[torch.cuda.CUDAGraph]:
         """Records what the body launches; the thread that loads batches may go on with what it does."""
         graphs_keep(self.device, 0)  # what is free may be used now
+        torch.cuda.empty_cache()  # torch gives no cached memory back meanwhile
         graph = torch.cuda.CUDAGraph()
         collects = gc.isenabled()
         gc.disable()  # what is freed meanwhile may call what must not be recorded
         try:
             with self._on_stream():
-                graph.capture_begin(pool=self.pool, capture_error_mode="thread_local")
                 try:
+                    graph.capture_begin(pool=self.pool, capture_error_mode="thread_local")
                     yield graph
                     graph.capture_end()
                 except BaseException as error:

@@ -10,7 +10,7 @@ from engine.config import RunConfig
 from engine.errors import ConfigError, DataError
 from engine.runs import RunDirectory
 
-MAY_CHANGE = ("classifier.allow_lower_fan_in",)  # when a run is resumed
+MAY_CHANGE = ("classifier.allow_lower_fan_in", "encoder.cuda_graphs")  # when a run is resumed
 UNSTARTED = "made, not started yet"  # message of a run that no process has begun
 PACKAGES = ("torch", "transformers", "accelerate", "bitsandbytes", "numpy", "fanin")
 

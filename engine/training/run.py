@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -158,8 +159,8 @@ def _plan(
 ) -> Plan:
     """The plan of this run: the stored one when it goes on, so that a change of the machine changes nothing."""
     if checkpoint:
-        stored = run.read_json("plan.json")
-        return Plan.from_json(stored)
+        plan = Plan.from_json(run.read_json("plan.json"))
+        return replace(plan, cuda_graphs=False) if config.encoder.cuda_graphs == "off" else plan
     plan = plan_run(config, hardware, material, reporter)
     run.write_json("plan.json", plan.to_json())
     return plan

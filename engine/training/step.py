@@ -98,9 +98,14 @@ class TrainingStep:
         Returns why that does not work here, or None.
         """
         size, width = self.config.training.batch_size, self.classifier.shape.features
-        places = self.optimizer.keep_gradients()
-        self.graphs = GraphedPass(self.model, places, size, tokens, width, self.device, self.autocast)
-        problem = self.graphs.problem()
+        try:
+            places = self.optimizer.keep_gradients()
+            self.graphs = GraphedPass(self.model, places, size, tokens, width, self.device, self.autocast)
+            problem = self.graphs.problem()
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            problem = str(error).splitlines()[0]
         if problem is not None:
             self.stop_recording()
         return problem

@@ -15,7 +15,7 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from engine.config import RunConfig
-from engine.data.batches import epoch_batches, prefetch
+from engine.data.batches import epoch_batches, prefetch, rounded
 from engine.data.label_order import LabelOrder
 from engine.errors import EngineError, EnvironmentProblem, MemoryBudgetError, StopRequested
 from engine.inference.evaluation import EVALUATION_TOKENS, Ranker, evaluate_rows
@@ -34,12 +34,11 @@ from engine.planning.report import memory_line
 from engine.progress import bar
 from engine.runs import RunDirectory
 from engine.training import checkpoints
-from engine.training.graphs import rounded
 from engine.training.kept_model import kept_line, score_of, with_mean
 from engine.training.optimizers import FlatAdamW
 from engine.training.prepare import Material, classifier_shape
 from engine.training.randomness import REWIRE, seed_of
-from engine.training.recovery import advice, lowered
+from engine.training.recovery import advice, is_out_of_memory, lowered
 from engine.training.reporter import Reporter
 from engine.training.schedules import warmup_cosine
 from engine.training.step import Batch, TrainingStep
@@ -104,12 +103,14 @@ class Trainer:
         self.began = self.saved_at = time.monotonic()
         self.notches_before = plan.notches  # of earlier sessions of the run
         self.train_inputs = material.train_inputs
-        if plan.cuda_graphs and self.device.type == "cuda":  # a run may have begun on another machine
+        if plan.cuda_graphs:
             self._use_graphs()
 
     def _use_graphs(self) -> None:
         longest = int(self.material.lengths.max(initial=1))
-        problem = self.step.record(longest)
+        problem = "there is no GPU"  # the run has begun on another machine
+        if self.device.type == "cuda":
+            problem = self.step.record(longest)
         if problem is None:
             self.train_inputs = replace(self.material.train_inputs, length=partial(rounded, longest=longest))
             return
@@ -120,7 +121,8 @@ class Trainer:
     # Memory
 
     def confirm(self) -> None:
-        """Takes one step, rewiring included, and one evaluation that need as much memory as any of the run will.
+        """Takes one step, rewiring included, and one evaluation that need as much memory as any of the run will, but
+        for some tens of MiB that CUDA graphs of other lengths may add.
 
         State is left changed. Raises MemoryBudgetError if they do not fit, however far the plan may be lowered.
         """
@@ -250,7 +252,18 @@ class Trainer:
             self.run.event("rewire", step=step, replaced=count, fan_in=self.plan.fan_in)
 
     def _replace_connections(self, batch: Batch, read_BX: Tensor, step: int, share: float) -> int:
-        """Rewires the tail; returns how many connections every group replaced."""
+        """Rewires the tail; returns how many connections every group replaced. Without CUDA graphs, where these leave
+        too little memory."""
+        try:
+            return self._rewire_tail(batch, read_BX, step, share)
+        except RuntimeError as error:
+            if self.step.graphs is None or not is_out_of_memory(error):
+                raise
+            problem = str(error).splitlines()[0]
+        self._lower(problem)
+        return self._rewire_tail(batch, read_BX, step, share)
+
+    def _rewire_tail(self, batch: Batch, read_BX: Tensor, step: int, share: float) -> int:
         generator = torch.Generator(self.device).manual_seed(seed_of(self.config.run.seed, REWIRE, step))
         tail = self.classifier.layers[-1]
         growth = None

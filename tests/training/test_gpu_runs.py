@@ -18,6 +18,7 @@ DETERMINISTIC = [*TRAINABLE, "--device", "cuda", "--set", "training.deterministi
 
 OPTIONS = {
     "defaults": [],
+    "launched one by one": ["--set", "encoder.cuda_graphs=off"],
     "fp8": ["--set", "classifier.weight_dtype=fp8"],
     "torch": ["--set", "classifier.backend=torch"],
     "per label": ["--set", "classifier.group_size=1"],

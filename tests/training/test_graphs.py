@@ -5,11 +5,12 @@ from contextlib import nullcontext
 import pytest
 import torch
 
+from engine.data.batches import rounded
 from engine.model.encoder import FeatureHead, load_encoder
 from engine.model.features import FeatureModel
 from engine.model.recompute import seed_dropout
-from engine.peak_memory import memory_bytes
-from engine.training.graphs import GraphedPass, rounded
+from engine.peak_memory import forget_peak, memory_bytes
+from engine.training.graphs import GraphedPass
 
 on_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 SHAPES = [(16, 48), (16, 8), (5, 48), (16, 24), (16, 48), (16, 8)]
@@ -72,6 +73,7 @@ def test_the_same_features_and_gradients_as_without(model):
 @on_gpu
 def test_shorter_batches_take_no_memory_of_their_own(model):
     passes = graphed(model)
+    forget_peak(torch.device("cuda"))
     for shape in SHAPES[:1]:
         passes.features(batch(shape, 0), 0)
         passes.backward(torch.ones(shape[0], WIDTH + LOCAL, device="cuda"))

@@ -17,7 +17,8 @@ LINUX_STATUS = Path("/proc/self/status")
 # Of glibc's malloc, see mallopt(3).
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 OWN_MAPPING_BYTES, LARGEST_OWN_MAPPING, KEPT_BYTES = 2 * 2**20, 32 * 2**20, 128 * 2**20
-_before, _idle = 0, 0  # of this process: its peak up to the last call of `graphs_keep`, and what that said
+_before = 0  # peak of this process up to the last call of `graphs_keep`
+_idle: dict[int, int] = {}  # what that said, by whose graphs they are
 
 
 @contextmanager
@@ -60,24 +61,27 @@ def memory_bytes(device: torch.device) -> int:
     if device.type == "cuda":
         import torch
 
-        return max(_before, torch.cuda.max_memory_allocated(device) + _idle)
+        return max(_before, torch.cuda.max_memory_allocated(device) + sum(_idle.values()))
     return host_peak_bytes()
 
 
-def graphs_keep(device: torch.device, idle: int) -> None:
-    """From here on so many bytes are taken that torch's allocator counts as free, because only CUDA graphs use them."""
+def graphs_keep(device: torch.device, owner: int, idle: int) -> None:
+    """From here on so many bytes are taken that torch's allocator counts as free, because only CUDA graphs of `owner`
+    (an id) use them."""
     import torch
 
-    global _before, _idle
-    _before, _idle = memory_bytes(device), idle
+    global _before
+    _before, _idle[owner] = memory_bytes(device), idle
     torch.cuda.reset_peak_memory_stats(device)
 
 
 def forget_peak(device: torch.device) -> None:
     """`memory_bytes` begins anew, on a GPU."""
+    import torch
+
     global _before
-    graphs_keep(device, _idle)
     _before = 0
+    torch.cuda.reset_peak_memory_stats(device)
 
 
 def host_peak_bytes() -> int:

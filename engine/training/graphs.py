@@ -77,7 +77,7 @@ class GraphedPass:
         self.recorded: dict[tuple[int, int], _Recorded] = {}
         self.shape = (0, 0)
         self.with_graph: Tensor | None = None  # features of a batch whose backward pass is to be recorded
-        weakref.finalize(self, graphs_keep, device, 0).atexit = False
+        weakref.finalize(self, graphs_keep, device, id(self), 0).atexit = False
 
     def features(self, inputs: Inputs, seed: int) -> Tensor:
         """inputs: input_ids and attention_mask, int64 [B, T] on the device · seed: of dropout.
@@ -140,7 +140,7 @@ class GraphedPass:
         self.recorded.clear()
         self.pool = torch.cuda.graph_pool_handle()  # empty, so that what lies in it fits the batches that come
         torch.cuda.empty_cache()
-        graphs_keep(self.device, 0)
+        graphs_keep(self.device, id(self), 0)
         return None if same else "they compute something else than the model"
 
     def _inputs(self) -> Inputs:
@@ -170,7 +170,7 @@ class GraphedPass:
     @contextmanager
     def _recording(self) -> Iterator[torch.cuda.CUDAGraph]:
         """Records what the body launches; the thread that loads batches may go on with what it does."""
-        graphs_keep(self.device, 0)  # what is free may be used now
+        graphs_keep(self.device, id(self), 0)  # what is free may be used now
         torch.cuda.empty_cache()  # torch gives no cached memory back meanwhile
         graph = torch.cuda.CUDAGraph()
         collects = gc.isenabled()
@@ -197,4 +197,4 @@ class GraphedPass:
     def _look_at_pool(self) -> None:
         """Tells what of the pool is free for graphs alone."""
         segments = torch.cuda.memory_snapshot(self.pool)
-        graphs_keep(self.device, sum(s["total_size"] - s["allocated_size"] for s in segments))
+        graphs_keep(self.device, id(self), sum(s["total_size"] - s["allocated_size"] for s in segments))

@@ -154,9 +154,8 @@ def _sparse(name: str, shape: Shape, options: PipelineOptions, hardware: Hardwar
             checkpoints.save(Path(folder), 1, parts, {}, keep=2)
         phases.end("checkpoint")
     floor = step_floor_bytes(classifier) + 2 * sum(t.nbytes for t in optimizer.tensors().values())
-    note = f"fan-in {plan.fan_in}, groups of {plan.group_size}, {plan.weight_dtype}{cut}, {line}; " + training_words(
-        plan
-    )
+    layer = f"fan-in {plan.fan_in}, groups of {plan.group_size}, {plan.weight_dtype}{cut}"
+    note = f"{layer}, {line}; {training_words(plan)}"
     return Measurement(
         name, shape.labels, note, median(times), min(times), len(times), floor, max(phases.peaks.values()),
         phases=phases.peaks,

@@ -1,12 +1,13 @@
-"""All that lies below the classifier, forward and backward, as CUDA graphs: one launch instead of several hundred.
+"""All that lies below the classifier as CUDA graphs, forward and backward: two launches instead of several hundred.
 
 A small encoder's pass over short texts takes the GPU a few milliseconds and the host tens of them, which starts kernel
 after kernel. A graph is recorded once for every shape of a batch and started as a whole (NVIDIA, CUDA programming
-guide, section *CUDA Graphs*). So that there are few shapes, texts are filled up to the
-lengths of `engine.data.batches.rounded`.
+guide, section *CUDA Graphs*). So that there are few shapes, texts are filled up to the lengths of
+`engine.data.batches.rounded`.
 
-What a graph reads and writes lies at fixed places: inputs, features and gradients here, everything between in one pool
-that the graphs of all shapes share, because one of them has ended before the next begins.
+What a graph reads and writes lies at fixed places: inputs and features here, gradients where the optimizer looks for
+them, everything between in one pool that the graphs of all shapes share, because one of them has ended before the next
+begins.
 """
 
 from __future__ import annotations

@@ -138,7 +138,13 @@ class Words:
         "encoder to a half at the most, and not at all for labels that read every word",
         at_least=0.0,
     )
-    dropout: float = key(0.0, "share of the texts of a batch that come without words", at_least=0.0, at_most=0.95)
+    dropout: float | Auto = key(
+        "auto",
+        "share of the texts of a batch that come without words, at the peak of the learning rates; it falls with them; "
+        "auto: 0.3 where the encoder is trained, else 0",
+        at_least=0.0,
+        at_most=0.95,
+    )
 
 
 @dataclass(frozen=True)
@@ -253,6 +259,15 @@ class RunConfig:
     def trains_features(self) -> bool:
         """Whether the features that all labels choose from are trained."""
         return self.encoder.trainable == "all" or self.intermediate.width > 0
+
+    @property
+    def texts_without_words(self) -> float:
+        """Share of a batch's texts that come without words, at the peak of the learning rates.
+
+        With words of one text only at hand the encoder learns little from it (docs/accuracy.md).
+        """
+        share = self.words.dropout
+        return share if share != "auto" else 0.3 if self.encoder.trainable == "all" else 0.0
 
     @property
     def slows_head_words(self) -> bool:

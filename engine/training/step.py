@@ -166,12 +166,15 @@ class TrainingStep:
             return self.model(tuple(part[span] for part in begun.batch.inputs)).float()
 
     def _without_words(self, begun: _Begun) -> Tensor | None:
-        """bool [B], the texts that have no words in this step."""
-        share = self.config.words.dropout
+        """bool [B], the texts that have no words in this step; fewer from step to step, as learning rates fall."""
+        share = self.config.texts_without_words * begun.factor
         if not share or self.model.words is None:
             return None
         draws = np.random.default_rng(seed_of(self.config.run.seed, WITHOUT_WORDS, begun.step)).random(begun.batch.size)
-        return torch.from_numpy(draws < share).to(self.device, non_blocking=True)
+        without_B = torch.from_numpy(draws < share)
+        if self.device.type == "cuda":  # a copy from pageable memory would wait for the step before
+            without_B = without_B.pin_memory()
+        return without_B.to(self.device, non_blocking=True)
 
     def _seed(self, begun: _Begun, micro: int) -> int:
         return seed_of(self.config.run.seed, DROPOUT, begun.step, micro)

@@ -103,8 +103,23 @@ def test_a_share_of_the_texts_comes_without_words_another_in_every_step(tiny_enc
     without = [(part == 0).all(1) for part in words]
     assert all(10 < int(part.sum()) < 42 for part in without)
     assert torch.equal(without[0], without[2]) and not torch.equal(without[0], without[1])
-    whole = new_step(tiny_encoder, True)(batch(), 1, 10, 1.0, False).read_BX[:, 32:]
+    whole = new_step(tiny_encoder, True, **{"words.dropout": 0.0})(batch(), 1, 10, 1.0, False).read_BX[:, 32:]
     assert torch.equal(words[0][~without[0]], whole[~without[0]])
+
+
+def test_texts_without_words_become_fewer_as_learning_rates_fall(tiny_encoder):
+    step = new_step(tiny_encoder, True, **{"words.dropout": 0.5})
+    words = [step(batch(), 1, 10, factor, False).read_BX[:, 32:] for factor in (1.0, 0.5, 0.01)]
+    many, fewer, none = [(part == 0).all(1) for part in words]
+    assert int(many.sum()) > int(fewer.sum()) > 0 == int(none.sum())
+    assert not bool((fewer & ~many).any())
+
+
+@pytest.mark.parametrize(
+    ("settings", "share"), [({}, 0.3), ({"encoder.trainable": "none"}, 0.0), ({"words.dropout": 0.1}, 0.1)]
+)
+def test_how_many_texts_come_without_words(settings, share):
+    assert RunConfig.from_flat(settings).texts_without_words == share
 
 
 def test_texts_are_filled_up_to_the_lengths_asked_for():

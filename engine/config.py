@@ -140,7 +140,7 @@ class Words:
     )
     dropout: float | Auto = key(
         "auto",
-        "share of the texts of a batch that come without words, at the peak of the learning rates; it falls with them; "
+        "share of the texts of a batch that come without words, at the peak of the learning rates, which it follows; "
         "auto: 0.3 where the encoder is trained, else 0",
         at_least=0.0,
         at_most=0.95,
@@ -264,10 +264,12 @@ class RunConfig:
     def texts_without_words(self) -> float:
         """Share of a batch's texts that come without words, at the peak of the learning rates.
 
-        With words of one text only at hand the encoder learns little from it (docs/accuracy.md).
+        A word that a single text has names the labels of this text by itself, and the encoder learns little from it
+        (docs/accuracy.md). Where the encoder is frozen there are none, also if an intermediate layer is trained.
         """
-        share = self.words.dropout
-        return share if share != "auto" else 0.3 if self.encoder.trainable == "all" else 0.0
+        if self.words.dropout != "auto":
+            return self.words.dropout
+        return 0.3 if self.encoder.trainable == "all" else 0.0
 
     @property
     def slows_head_words(self) -> bool:

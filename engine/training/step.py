@@ -166,13 +166,13 @@ class TrainingStep:
             return self.model(tuple(part[span] for part in begun.batch.inputs)).float()
 
     def _without_words(self, begun: _Begun) -> Tensor | None:
-        """bool [B], the texts that have no words in this step; fewer from step to step, as learning rates fall."""
+        """bool [B], the texts that have no words in this step; their share follows the learning rates."""
         share = self.config.texts_without_words * begun.factor
         if not share or self.model.words is None:
             return None
         draws = np.random.default_rng(seed_of(self.config.run.seed, WITHOUT_WORDS, begun.step)).random(begun.batch.size)
         without_B = torch.from_numpy(draws < share)
-        if self.device.type == "cuda":  # a copy from pageable memory would wait for the step before
+        if self.device.type == "cuda":  # a copy from pageable memory might wait for the step before
             without_B = without_B.pin_memory()
         return without_B.to(self.device, non_blocking=True)
 

@@ -171,10 +171,7 @@ class TrainingStep:
         if not share or self.model.words is None:
             return None
         draws = np.random.default_rng(seed_of(self.config.run.seed, WITHOUT_WORDS, begun.step)).random(begun.batch.size)
-        without_B = torch.from_numpy(draws < share)
-        if self.device.type == "cuda":  # a copy from pageable memory might wait for the step before
-            without_B = without_B.pin_memory()
-        return without_B.to(self.device, non_blocking=True)
+        return torch.from_numpy(draws < share).to(self.device, non_blocking=True)
 
     def _seed(self, begun: _Begun, micro: int) -> int:
         return seed_of(self.config.run.seed, DROPOUT, begun.step, micro)

@@ -34,7 +34,7 @@ from engine.model.classifier import Classifier, ClassifierShape
 from engine.model.encoder import FeatureHead, TextEncoder, checkpoint_activations
 from engine.model.features import FeatureModel, Inputs
 from engine.model.grouping import balanced_order, label_vectors
-from engine.model.local_features import local_directions
+from engine.model.local_features import MeanTexts, local_directions
 from engine.model.local_layout import LocalLayout
 from engine.model.meta_labels import first_weight
 from engine.model.rewiring import rewire_layer
@@ -175,16 +175,14 @@ class Measured:
         if not self.trained:
             self._features()
         model, optimizer = self._model()
-        if not self.plan.is_dense and self.plan.group_size > 1:
-            self._group(model)
         backend, _ = resolve_backend(self.config.classifier.backend, self.device)
         layout = ClassifierShape(
             self.plan.labels, self.plan.head, self.plan.width, self.plan.fan_in, self.plan.group_size,
             self.config.classifier.optimizer, self.plan.weight_dtype, self.plan.words, self.plan.head_words,
             self.plan.vocabulary, self.plan.clusters, self.plan.coarse, self.plan.local,
         )  # fmt: skip
-        if layout.clusters:
-            self._find_local_features(model, layout.layout)
+        if not self.plan.is_dense and self.plan.group_size > 1:
+            self._group(model, layout.layout if layout.clusters else None)
         classifier = Classifier.new(layout, backend, self.device, SEED)
         if layout.clusters:
             classifier.read_local()
@@ -240,30 +238,29 @@ class Measured:
         self._end("features")
 
     @torch.no_grad()
-    def _group(self, model: FeatureModel) -> None:
+    def _group(self, model: FeatureModel, layout: LocalLayout | None) -> None:
         model.eval()
-        memory = int(ORDER_SHARE * self.plan.classifier_bytes)
-        vectors = label_vectors(self._encoded(model), self.plan.labels, self.encoder.width, SEED, memory)
         label_at = np.arange(self.plan.labels, dtype=np.int32)
+        means = MeanTexts(label_at[self.plan.head :], self.plan.width) if layout else None
+        memory = int(ORDER_SHARE * self.plan.classifier_bytes)
+        vectors = label_vectors(self._encoded(model, means), self.plan.labels, self.encoder.width, SEED, memory)
         for labels in (label_at[: self.plan.head], label_at[self.plan.head :]):
             if len(labels):
                 balanced_order(vectors, self.plan.group_size, SEED, torch.from_numpy(labels)).cpu()
         self._end("grouping")
+        del vectors
+        if layout:
+            local_directions(means, layout, means.label_S.astype(np.int64) - self.plan.head)
+            self._end("local features")
 
-    @torch.no_grad()
-    def _find_local_features(self, model: FeatureModel, layout: LocalLayout) -> None:
-        batches = (
-            (model.head.shared(x_BD), offsets, ids.astype(np.int64) - self.plan.head)
-            for x_BD, offsets, ids in self._encoded(model)
-        )
-        local_directions(batches, layout)
-        self._end("local features")
-
-    def _encoded(self, model: FeatureModel) -> Iterator[tuple[Tensor, np.ndarray, np.ndarray]]:
+    def _encoded(self, model: FeatureModel, means: MeanTexts | None) -> Iterator[tuple[Tensor, np.ndarray, np.ndarray]]:
         texts = max(1, GROUPING_TOKENS // self.case.tokens)
         for _ in range(BATCHES):
             offsets, ids = self._labels(texts)
-            yield model.encode(self._inputs(texts)).float(), offsets, ids.astype(np.int32)
+            x_BD = model.encode(self._inputs(texts)).float()
+            if means is not None:
+                means.add(model.head.shared(x_BD), offsets, ids.astype(np.int32))
+            yield x_BD, offsets, ids.astype(np.int32)
 
     def _inputs(self, texts: int) -> Inputs:
         if self.trained:

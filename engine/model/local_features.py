@@ -11,7 +11,8 @@ Shape suffixes: B instances, D features, S labels of a sample, N features of a c
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -24,28 +25,51 @@ MEANS = 1 << 23  # numbers in the mean texts of labels; where these were more, a
 RIDGE = 1.0  # of the mean variance of a feature, added to that of all: the smallest variances are noise
 
 
-def local_directions(
-    features: Iterable[tuple[Tensor, np.ndarray, np.ndarray]], layout: LocalLayout
-) -> tuple[Tensor, Tensor]:
+class MeanTexts:
+    """The mean text of every label of a sample, and how texts differ: what `local_directions` are made of.
+
+    label_S: int32, ascending, the sample's labels.
+    """
+
+    def __init__(self, labels: np.ndarray, width: int) -> None:
+        """labels: int32, ascending, all that may be sampled · width: D."""
+        self.label_S = labels[:: max(1, -(-len(labels) * width // MEANS))].copy()
+        self.sum_SD, self.texts_S = np.zeros((len(self.label_S), width), np.float32), np.zeros(len(self.label_S))
+        self.total_D, self.square_DD, self.texts = torch.zeros(width), torch.zeros(width, width), 0
+
+    def add(self, x_BD: Tensor, offsets: np.ndarray, ids: np.ndarray) -> None:
+        """Further texts. x_BD: any float dtype · offsets int64 [B + 1], ids: their labels, as CSR."""
+        x_BD = x_BD.float()
+        self.total_D, self.square_DD = self.total_D.to(x_BD.device), self.square_DD.to(x_BD.device)
+        self.total_D += x_BD.sum(0)
+        self.square_DD += x_BD.T @ x_BD
+        self.texts += len(x_BD)
+        text = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
+        row = np.minimum(np.searchsorted(self.label_S, ids), len(self.label_S) - 1)
+        own = self.label_S[row] == ids
+        some, row = np.unique(row[own], return_inverse=True)
+        has = csr_matrix((np.ones(len(row), np.float32), (row, text[own])), shape=(len(some), len(x_BD)))
+        self.sum_SD[some] += has @ x_BD.cpu().numpy()
+        self.texts_S[some] += np.diff(has.indptr)
+
+
+def local_directions(means: MeanTexts, layout: LocalLayout, place_S: np.ndarray) -> tuple[Tensor, Tensor]:
     """(weight fp32 [C N, D], bias fp32 [C N]) of the layer that computes the features of C clusters, on the host.
 
-    features: batches of (x_BD any float dtype, CSR offsets int64 [B + 1], labels int64 as places in the tail; negative
-    ones are none of it).
+    place_S: int64, where in the tail each of the means' labels is. The means are changed and cannot be used again.
     """
-    sample_S = _sample(layout)
-    sum_SD, texts_S = np.zeros((len(sample_S), layout.width), np.float32), np.zeros(len(sample_S))
-    total_D, square_DD, texts = 0.0, 0.0, 0
-    for x_BD, offsets, places in features:
-        x_BD = x_BD.float()
-        total_D, square_DD, texts = total_D + x_BD.sum(0), square_DD + x_BD.T @ x_BD, texts + len(x_BD)
-        _add_texts(sum_SD, texts_S, sample_S, x_BD.cpu().numpy(), offsets, places)
-    mean_D = total_D.double().cpu() / texts
-    covariance_DD = square_DD.double().cpu() / texts - mean_D[:, None] * mean_D
-    whitening_DD = _whitening(covariance_DD)
-    sum_SD /= np.maximum(texts_S, 1)[:, None]
-    away_SD = torch.from_numpy(sum_SD).sub_(mean_D.float()) @ whitening_DD.float()
+    mean_D = means.total_D.double().cpu() / means.texts
+    covariance_DD = means.square_DD.double().cpu() / means.texts - mean_D[:, None] * mean_D
+    by_place = np.argsort(place_S)
+    away_SD, texts_S = torch.from_numpy(means.sum_SD), means.texts_S
+    away_SD /= torch.from_numpy(np.maximum(texts_S, 1)).float()[:, None]
+    away_SD -= mean_D.float()
+    with one_thread():
+        whitening_DD = _whitening(covariance_DD)
+    away_SD = away_SD @ whitening_DD.float()
     away_SD *= torch.from_numpy(texts_S**0.25).float()[:, None]  # a label counts with the root of its number of texts
-    return _layer(away_SD, sample_S, whitening_DD, mean_D, layout)
+    with one_thread():
+        return _layer(away_SD[by_place], place_S[by_place], whitening_DD, mean_D, layout)
 
 
 def _layer(
@@ -83,25 +107,13 @@ def _whitening(covariance_DD: Tensor) -> Tensor:
     return axes_DD * (variance_D.clamp(min=0.0) + ridge).rsqrt() @ axes_DD.T
 
 
-def _sample(layout: LocalLayout) -> np.ndarray:
-    """Ascending places in the tail, int64."""
-    most = max(1, MEANS // layout.width)
-    return np.arange(0, layout.labels, max(1, -(-layout.labels // most)))
-
-
-def _add_texts(
-    sum_SD: np.ndarray,
-    texts_S: np.ndarray,
-    sample_S: np.ndarray,
-    x_BD: np.ndarray,
-    offsets: np.ndarray,
-    places: np.ndarray,
-) -> None:
-    """Adds every text to the labels of the sample that it has."""
-    text = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
-    row = np.minimum(np.searchsorted(sample_S, places), len(sample_S) - 1)
-    own = sample_S[row] == places
-    some, row = np.unique(row[own], return_inverse=True)
-    has = csr_matrix((np.ones(len(row), np.float32), (row, text[own])), shape=(len(some), len(x_BD)))
-    sum_SD[some] += has @ x_BD
-    texts_S[some] += np.diff(has.indptr)
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """LAPACK's eigenvectors of so small matrices are as fast on one thread, and on several each waits for the others in
+    every column: beside another busy program two threads on two cores take 200 times as long."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)

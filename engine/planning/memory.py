@@ -244,7 +244,7 @@ def _before_training(s: Setting, below: Phase) -> dict[str, Phase]:
         phases["features"] = weights | _threads(s, 1) | {"encoder forward": forward}
     phases["encoder"] = below | _threads(s, 1) | {"optimizer temporaries": 4 * PIECE if any(below.values()) else 0}
     parts = s.classifier()
-    if s.head < s.labels and (s.group_size > 1 or s.meta_labels):
+    if s.head < s.labels and (s.group_size > 1 or s.meta_labels or s.clusters):
         memory = int(ORDER_SHARE * sum(parts.values()))
         width, item = vector_bytes(s.labels, s.encoder.hidden, memory)
         vectors = s.labels * width * item
@@ -253,19 +253,18 @@ def _before_training(s: Setting, below: Phase) -> dict[str, Phase]:
             forming = max(forming, CUT_BYTES * s.labels)
         batch = max(1, GROUPING_TOKENS // s.tokens)
         forward = s.pass_over(batch).forward_peak() if s.trained else batch * s.width * 8
-        work = {"label vectors": vectors, "forming groups": forming}
-        if forward > forming:
-            work = {"label vectors": vectors, "encoder forward": forward}
-        phases["grouping"] = below | _threads(s, 1) | work
+        held = {"label vectors": vectors}
         if s.clusters:
-            own = {
-                "covariance of features": 3 * 4 * s.width * s.width,
-                "encoder forward": forward + 8 * s.width * batch,
-            }
-            if s.device == "cpu":
-                own["mean texts of labels"] = MEAN_BYTES * min((s.labels - s.head) * s.width, MEANS)
-                own["directions"] = DIRECTION_BYTES * s.width * (s.local_columns + 4 * s.width)
+            held["covariance of features"] = 4 * s.width * s.width
+            forward += 8 * s.width * (batch + s.width)
+        if s.clusters and s.device == "cpu":
+            means = min((s.labels - s.head) * s.width, MEANS)
+            held["mean texts of labels"] = 4 * means
+            directions = DIRECTION_BYTES * s.width * (s.local_columns + 4 * s.width)
+            own = {"mean texts of labels": MEAN_BYTES * means, "directions": directions}
             phases["local features"] = below | _threads(s, 1) | own
+        work = {"forming groups": forming} if forming > forward else {"encoder forward": forward}
+        phases["grouping"] = below | _threads(s, 1) | held | work
     scratch = initial_bytes(s.layers(), s.width)
     phases["classifier"] = below | _classifier(s) | _threads(s, 1) | {"random numbers": scratch}
     return phases

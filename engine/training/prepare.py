@@ -46,7 +46,7 @@ from engine.model.features import (
     mean_feature,
 )
 from engine.model.grouping import balanced_order, label_vectors
-from engine.model.local_features import local_directions
+from engine.model.local_features import MeanTexts, local_directions
 from engine.model.local_layout import LocalLayout
 from engine.model.meta_labels import first_weight
 from engine.model.sources import digest, find_encoder
@@ -69,6 +69,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 Autocast = Callable[[], AbstractContextManager]
+WORD_TEXTS = 400_000  # from which words come: their statistics are held in memory
+VECTOR_TEXTS = 1 << 20  # that the encoder reads for label vectors and local features
 TORCH = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
 
@@ -97,9 +99,14 @@ class Material:
         return self.dataset.label_frequency()
 
     @cached_property
-    def sample(self) -> np.ndarray:
-        """Training rows from which label vectors, words and local features come: int64, ascending."""
-        return covering_sample(self.labels, self.train_rows, self.dataset.n_labels)
+    def word_rows(self) -> np.ndarray:
+        """Training rows from which words come: int64, ascending."""
+        return covering_sample(self.labels, self.train_rows, self.dataset.n_labels, WORD_TEXTS)
+
+    @cached_property
+    def vector_rows(self) -> np.ndarray:
+        """Training rows from which label vectors and local features come: int64, ascending."""
+        return covering_sample(self.labels, self.train_rows, self.dataset.n_labels, VECTOR_TEXTS)
 
     @property
     def batching_lengths(self) -> np.ndarray | None:
@@ -219,9 +226,11 @@ def new_classifier(
     """A classifier with random weights, and the order of its labels. words: where labels read any."""
     backend, line = resolve_backend(config.classifier.backend, device)
     reporter.say(f"backend   {line}, on {device}")
-    order = _label_order(config, plan, material, device, autocast, reporter)
-    if plan.clusters:
-        _find_local_features(classifier_shape(config, plan).layout, order, material, device, autocast, reporter)
+    label_at = by_frequency(material.label_frequency, plan.head)
+    means = MeanTexts(label_at[plan.head :], plan.width) if plan.clusters else None
+    order = _label_order(config, plan, material, label_at, means, device, autocast, reporter)
+    if means is not None:
+        _begin_local(material.model.head, means, classifier_shape(config, plan).layout, order)
     classifier = Classifier.new(classifier_shape(config, plan), backend, device, seed_of(config.run.seed, WEIGHTS))
     if words is not None:
         _choose_words(classifier, order, material, words, reporter)
@@ -249,7 +258,7 @@ def prepare_words(plan: Plan, material: Material, reporter: Reporter) -> WordSta
     lead = f", the {plan.lead:,} most frequent all" if plan.lead else ""
     reporter.say(f"words     a label reads {plan.usual_words:,} {beside}{most}{lead}")
     special = [*material.tokenizer.all_special_ids, material.tokens.pad_id]
-    words = WordStatistics(material.tokens.tokens, material.sample, pieces, special, plan.pairs)
+    words = WordStatistics(material.tokens.tokens, material.word_rows, pieces, special, plan.pairs)
     pairs = torch.from_numpy(words.pairs) if plan.pairs else None
     material.model.words = Words(torch.from_numpy(words.idf), pairs)
     if isinstance(material.train_inputs, FeatureInputs):
@@ -260,7 +269,7 @@ def prepare_words(plan: Plan, material: Material, reporter: Reporter) -> WordSta
 def _choose_words(
     classifier: Classifier, order: LabelOrder, material: Material, words: WordStatistics, reporter: Reporter
 ) -> None:
-    labels = material.labels.select(material.sample)
+    labels = material.labels.select(material.word_rows)
     positions = order.position_of[labels.ids]
     with reporter.stage("choosing words", "groups") as update:
         for layer in classifier.layers:
@@ -301,17 +310,19 @@ def _label_order(
     config: RunConfig,
     plan: Plan,
     material: Material,
+    label_at: np.ndarray,
+    means: MeanTexts | None,
     device: torch.device,
     autocast: Autocast,
     reporter: Reporter,
 ) -> LabelOrder:
-    """Head labels by frequency, then groups of similar labels, formed in the memory that the classifier will take."""
-    label_at = by_frequency(material.label_frequency, plan.head)
+    """Of label_at (head labels first) the head labels by frequency, then groups of similar labels, formed in the memory
+    that the classifier will take. The encoder reads the texts once: `means` sees them, too."""
     has_meta_labels = first_weight(config.auxiliary, plan.sparsity, config.trains_features) > 0
-    if (plan.is_dense or plan.group_size == 1) and not has_meta_labels:
+    if (plan.is_dense or plan.group_size == 1) and not has_meta_labels and means is None:
         return LabelOrder.from_labels(label_at, plan.head)
     seed = seed_of(config.run.seed, ORDER)
-    features = _encoded(material, material.sample, device, autocast, reporter, "grouping labels")
+    features = _encoded(material, means, device, autocast, reporter)
     memory = int(ORDER_SHARE * plan.classifier_bytes)
     vectors = label_vectors(features, plan.labels, material.encoder.width, seed, memory)
     for labels in (label_at[plan.lead : plan.head], label_at[plan.head :]):
@@ -320,41 +331,31 @@ def _label_order(
     return LabelOrder.from_labels(label_at, plan.head)
 
 
-@torch.no_grad()
-def _find_local_features(
-    layout: LocalLayout,
-    order: LabelOrder,
-    material: Material,
-    device: torch.device,
-    autocast: Autocast,
-    reporter: Reporter,
-) -> None:
+def _begin_local(head: FeatureHead, means: MeanTexts, layout: LocalLayout, order: LabelOrder) -> None:
     """Gives the local features their first directions."""
-    rows, head = material.sample, len(order.label_at) - layout.labels
-    batches = (
-        (material.model.head.shared(x_BD), offsets, order.position_of[ids].astype(np.int64) - head)
-        for x_BD, offsets, ids in _encoded(material, rows, device, autocast, reporter, "finding local features")
-    )
-    weight, bias = local_directions(batches, layout)
-    local = material.model.head.local
-    local.weight.copy_(weight)  # rounded, where the layer is bf16: the optimizer has no lower bits yet
-    local.bias.copy_(bias)
+    weight, bias = local_directions(means, layout, order.position_of[means.label_S].astype(np.int64) - order.head)
+    with torch.no_grad():  # rounded, where the layer is bf16: the optimizer has no lower bits yet
+        head.local.weight.copy_(weight)
+        head.local.bias.copy_(bias)
 
 
 @torch.no_grad()
 def _encoded(
-    material: Material, rows: np.ndarray, device: torch.device, autocast: Autocast, reporter: Reporter, stage: str
+    material: Material, means: MeanTexts | None, device: torch.device, autocast: Autocast, reporter: Reporter
 ) -> Iterator[tuple[Tensor, np.ndarray, np.ndarray]]:
-    """(features of the encoder, label offsets, label ids) of training rows, in batches."""
+    """(features of the encoder, label offsets, label ids) of training rows, in batches; `means` sees each of them."""
     material.model.to(device).eval()
-    done = 0
-    with reporter.stage(stage, "texts") as update:
+    rows, done = material.vector_rows, 0
+    with reporter.stage("grouping labels", "texts") as update:
         for batch in by_length(material.lengths[rows], GROUPING_TOKENS):
             chosen = np.sort(rows[batch])
             inputs: Inputs = tuple(part.to(device) for part in material.train_inputs(chosen))
             labels = material.labels.select(chosen)
             with autocast():  # not around the yield: what the features are used for computes in fp32
                 x_BD = material.model.encode(inputs)
-            yield x_BD.float(), labels.offsets, labels.ids
+            x_BD = x_BD.float()
+            if means is not None:
+                means.add(material.model.head.shared(x_BD), labels.offsets, labels.ids)
+            yield x_BD, labels.offsets, labels.ids
             done += len(batch)
             update(done, len(rows))

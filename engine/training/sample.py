@@ -12,9 +12,7 @@ import numpy as np
 
 from engine.data.label_sets import LabelSets
 
-EVEN = 200_000  # texts of the even sample
 OF_A_LABEL = 16  # its texts in the sample, or all that it has
-MOST = 2 * EVEN  # texts in all; where they do not suffice, labels without a text come first
 
 
 class Sets(Protocol):
@@ -23,14 +21,13 @@ class Sets(Protocol):
     def select(self, rows: np.ndarray) -> LabelSets: ...
 
 
-def covering_sample(
-    labels: Sets, rows: np.ndarray, n_labels: int, even: int = EVEN, each: int = OF_A_LABEL, most: int = MOST
-) -> np.ndarray:
-    """Some of `rows` (int64, ascending, each with a label), or all where they are no more than `even`: every n-th, and
-    as far as `most` those that give every label `each` texts. Streams the label sets."""
-    stride = -(-len(rows) // even)
-    if stride <= 1:
+def covering_sample(labels: Sets, rows: np.ndarray, n_labels: int, most: int, each: int = OF_A_LABEL) -> np.ndarray:
+    """At most `most` of `rows` (int64, ascending, each with a label), or all where they are no more: every n-th, up to
+    half of `most`, and those that give every label `each` texts. Where they do not suffice, labels without a text come
+    first. Streams the label sets."""
+    if len(rows) <= most:
         return rows
+    stride = -(-len(rows) // max(1, most // 2))
     held = np.zeros(n_labels, dtype=np.uint8)
     found, ranks = [rows[::stride]], []
     _hold(held, labels.select(found[0]).ids, each)

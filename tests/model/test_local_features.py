@@ -10,7 +10,7 @@ from engine.kernels.layer import Positives, StepOptions
 from engine.model import local_features as directions
 from engine.model.classifier import Classifier, ClassifierShape
 from engine.model.encoder import FeatureHead
-from engine.model.local_features import local_directions
+from engine.model.local_features import MeanTexts, local_directions, one_thread
 from engine.model.local_layout import LocalLayout, local_features
 from engine.model.rewiring import GrowthBatch, rewire_layer
 
@@ -78,6 +78,14 @@ def batches(x_ND, labels):
         yield torch.from_numpy(x_ND[some]), np.arange(0, 2 * size + 1, 2), labels[some].reshape(-1)
 
 
+def found_directions(x_ND, labels, place=lambda label: label):
+    """Those of LAYOUT, where `place` says where in the tail a label is."""
+    means = MeanTexts(np.arange(LABELS, dtype=np.int32), WIDTH)
+    for batch in batches(x_ND, labels):
+        means.add(*batch)
+    return local_directions(means, LAYOUT, place(means.label_S))
+
+
 def by_hand(x_ND, labels, bounds, above=None, count=3):
     """In whitened space, the `count` directions in which the mean texts of the labels differ most."""
     covariance = np.cov(x_ND.T, bias=True)
@@ -95,7 +103,7 @@ def by_hand(x_ND, labels, bounds, above=None, count=3):
 
 def test_directions_are_those_in_which_labels_differ_most():
     x_ND, labels = texts()
-    weight, bias = local_directions(batches(x_ND, labels), LAYOUT)
+    weight, bias = found_directions(x_ND, labels)
     assert weight.shape == (18, WIDTH)
     assert bias.shape == (18,)
     np.testing.assert_allclose(np.linalg.norm(weight, axis=1), 1.0, atol=1e-5)
@@ -109,12 +117,28 @@ def test_directions_are_those_in_which_labels_differ_most():
         np.testing.assert_allclose(np.abs((found * expected).sum(1)), 1.0, atol=1e-3)
 
 
+def test_labels_are_where_their_order_puts_them():
+    x_ND, labels = texts()
+    order = np.random.default_rng(1).permutation(LABELS)
+    id_at = np.append(order, np.arange(-51, 0))  # of a place; what is not in the tail stays as it is
+    expected, _ = found_directions(x_ND, labels)
+    weight, _ = found_directions(x_ND, np.sort(id_at[labels], axis=1), np.argsort(order).__getitem__)
+    torch.testing.assert_close(weight.abs(), expected.abs(), atol=1e-3, rtol=0)
+
+
+def test_as_many_threads_go_on_as_before():
+    threads = torch.get_num_threads()
+    with one_thread():
+        assert torch.get_num_threads() == 1
+    assert torch.get_num_threads() == threads
+
+
 def test_a_sample_of_the_labels_has_to_do_where_they_are_many(monkeypatch):
     x_ND, labels = texts()
-    all_of_them, _ = local_directions(batches(x_ND, labels), LAYOUT)
+    all_of_them, _ = found_directions(x_ND, labels)
     monkeypatch.setattr(directions, "MEANS", 50 * WIDTH)
-    half, _ = local_directions(batches(x_ND, labels), LAYOUT)
-    odd_alone, _ = local_directions(batches(x_ND, np.where(labels % 2, -1, labels)), LAYOUT)
+    half, _ = found_directions(x_ND, labels)
+    odd_alone, _ = found_directions(x_ND, np.where(labels % 2, -1, labels))
     torch.testing.assert_close(half.abs(), odd_alone.abs(), atol=1e-3, rtol=0)
     assert not torch.allclose(half.abs(), all_of_them.abs(), atol=1e-2)
 
@@ -122,7 +146,7 @@ def test_a_sample_of_the_labels_has_to_do_where_they_are_many(monkeypatch):
 def test_a_cluster_without_texts_has_directions_too():
     x_ND, labels = texts()
     labels = np.where(labels < BOUNDS[1], -1, labels)
-    weight, bias = local_directions(batches(x_ND, labels), LAYOUT)
+    weight, bias = found_directions(x_ND, labels)
     own = torch.cat([weight[:3], weight[6:9]])
     assert torch.linalg.matrix_rank(own) == 6
     assert torch.isfinite(bias).all()

@@ -141,7 +141,7 @@ class Words:
     dropout: float | Auto = key(
         "auto",
         "share of the texts of a batch that come without words, at the peak of the learning rates, which it follows; "
-        "auto: 0.3 where the encoder is trained, else 0",
+        "auto: 0.1 for every epoch after the first, up to 0.3, where the encoder is trained, else 0",
         at_least=0.0,
         at_most=0.95,
     )
@@ -152,7 +152,7 @@ class Local:
     clusters: int | Auto = key(
         "auto",
         "clusters of neighbouring labels with features of their own, directions in which their labels differ; a label "
-        "reads up to 64 such features; auto: 64, less for few labels, where the encoder is trained and labels read at "
+        "reads up to 64 such features; auto: 256, less for few labels, where the encoder is trained and labels read at "
         "most half of the features; 0: none",
         at_least=0,
         at_most=1024,
@@ -265,11 +265,12 @@ class RunConfig:
         """Share of a batch's texts that come without words, at the peak of the learning rates.
 
         A word that a single text has names the labels of this text by itself, and the encoder learns little from it
-        (docs/accuracy.md). Where the encoder is frozen there are none, also if an intermediate layer is trained.
+        (docs/accuracy.md), but not before the text comes again: the more epochs, the more texts. Where the encoder is
+        frozen there are none, also if an intermediate layer is trained.
         """
         if self.words.dropout != "auto":
             return self.words.dropout
-        return 0.3 if self.encoder.trainable == "all" else 0.0
+        return min(0.3, 0.1 * (self.training.epochs - 1)) if self.encoder.trainable == "all" else 0.0
 
     @property
     def slows_head_words(self) -> bool:

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from engine.model.local_layout import LocalLayout
 
-MEANS = 1 << 23  # numbers in the mean texts of labels; where these were more, an even sample of the labels has to do
+MEANS = 1 << 24  # numbers in the mean texts of labels; where these were more, an even sample of the labels has to do
 RIDGE = 1.0  # of the mean variance of a feature, added to that of all: the smallest variances are noise
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from engine.config import Local
 from engine.model.label_tree import tree_bounds
 
-AUTO_CLUSTERS = 64
+AUTO_CLUSTERS = 256
 LEAST_GROUPS = 4  # of a cluster, so that it is chosen by itself
 COARSER = 8  # clusters that a coarse one consists of
 MOST_FEATURES = 64  # of clusters that a group reads

@@ -34,7 +34,7 @@ CUT_BYTES = 17  # a label, while a large node is cut on a GPU: two places and ke
 PIECE = 1 << 22  # parameters that the optimizer moves at once, see engine.training.optimizers
 # Of cuBLAS for a thread, of the forward pass and of the backward pass: see engine.peak_memory.bound_workspaces.
 WORKSPACE, DETERMINISTIC_WORKSPACE = (2 * 4096 + 8 * 16) * 1024, 8 * 4096 * 1024
-MEANS = 1 << 23  # numbers in the mean texts of labels, see engine.model.local_features
+MEANS = 1 << 24  # numbers in the mean texts of labels, see engine.model.local_features
 MEAN_BYTES, DIRECTION_BYTES = 12, 16  # fp32 with a copy or two, fp64 with one
 GRAPH_BYTES = MIB // 6  # of a layer's launches, forward and backward (benchmarks/results/training-step-h200.md)
 SMALL = 4 * MIB  # tables, inputs, counters

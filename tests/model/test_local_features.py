@@ -27,8 +27,8 @@ def shape(fan_in=6, **more) -> ClassifierShape:
 @pytest.mark.parametrize(
     ("clusters", "labels", "fan_in", "trained", "expected"),
     [
-        ("auto", 100_000, 64, True, (64, 8, 32)),
-        ("auto", 100_000, 192, True, (64, 8, 32)),
+        ("auto", 100_000, 64, True, (256, 32, 32)),
+        ("auto", 100_000, 192, True, (256, 32, 32)),
         ("auto", 100_000, 193, True, (0, 0, 0)),
         ("auto", 100_000, 64, False, (0, 0, 0)),
         ("auto", 1024, 16, True, (8, 0, 16)),

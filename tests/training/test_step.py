@@ -125,6 +125,9 @@ def test_words_are_taken_away_by_themselves_and_only_where_there_are_any(tiny_en
     ("settings", "share"),
     [
         ({}, 0.3),
+        ({"training.epochs": 4}, 0.3),
+        ({"training.epochs": 3}, 0.2),
+        ({"training.epochs": 1}, 0.0),
         ({"words.dropout": 0.0}, 0.0),
         ({"words.dropout": 0.1}, 0.1),
         ({"encoder.trainable": "none"}, 0.0),

@@ -128,7 +128,7 @@ WORDS = {
     "words.pairs": "neighbouring pieces that count as a word; auto: 32,768 where the encoder stays as it is",
     "words.lead_labels": "of the most frequent labels; auto: 64 where the encoder stays as it is",
     "words.learning_rate": "how far one step may move the weights of a label with 256 words; less with more",
-    "words.dropout": "share of a step's texts, less as rates fall; auto: up to 0.3 where the encoder is trained, else 0",
+    "words.dropout": "share of a step's texts, less as rates fall; auto: up to 0.3 if the encoder is trained, else 0",
     "local.clusters": "in which their labels differ most; auto: 256, few labels fewer; 0: none",
     "local.learning_rate": "how far one step may move these directions",
     "rewire.method": "set: at random; rigl: where they would help most now; none: connections stay as they are",

@@ -69,7 +69,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 Autocast = Callable[[], AbstractContextManager]
-WORD_TEXTS = 400_000  # from which words come: their statistics are held in memory
+WORD_TOKENS = 400_000 * 96  # of the texts from which words come: their statistics are held in memory
 VECTOR_TEXTS = 1 << 20  # that the encoder reads for label vectors and local features
 TORCH = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
@@ -101,7 +101,8 @@ class Material:
     @cached_property
     def word_rows(self) -> np.ndarray:
         """Training rows from which words come: int64, ascending."""
-        return covering_sample(self.labels, self.train_rows, self.dataset.n_labels, WORD_TEXTS)
+        most = WORD_TOKENS / max(1.0, self.lengths[self.train_rows].mean())
+        return covering_sample(self.labels, self.train_rows, self.dataset.n_labels, min(VECTOR_TEXTS, int(most)))
 
     @cached_property
     def vector_rows(self) -> np.ndarray:

@@ -181,7 +181,7 @@ class Measured:
             self.config.classifier.optimizer, self.plan.weight_dtype, self.plan.words, self.plan.head_words,
             self.plan.vocabulary, self.plan.clusters, self.plan.coarse, self.plan.local,
         )  # fmt: skip
-        if not self.plan.is_dense and self.plan.group_size > 1:
+        if not self.plan.is_dense and (self.plan.group_size > 1 or layout.clusters):
             self._group(model, layout.layout if layout.clusters else None)
         classifier = Classifier.new(layout, backend, self.device, SEED)
         if layout.clusters:

@@ -141,7 +141,7 @@ class Words:
     dropout: float | Auto = key(
         "auto",
         "share of the texts of a batch that come without words, at the peak of the learning rates, which it follows; "
-        "auto: 0.1 for every epoch after the first, up to 0.3, where the encoder is trained, else 0",
+        "auto: a tenth of training.epochs - 1, at most 0.3, where the encoder is trained, else 0",
         at_least=0.0,
         at_most=0.95,
     )
@@ -265,8 +265,8 @@ class RunConfig:
         """Share of a batch's texts that come without words, at the peak of the learning rates.
 
         A word that a single text has names the labels of this text by itself, and the encoder learns little from it
-        (docs/accuracy.md), but not before the text comes again: the more epochs, the more texts. Where the encoder is
-        frozen there are none, also if an intermediate layer is trained.
+        (docs/accuracy.md) once the classifier has seen it: 0.1 for each time that training.epochs has a text come
+        again. Where the encoder is frozen there are none, also if an intermediate layer is trained.
         """
         if self.words.dropout != "auto":
             return self.words.dropout

@@ -35,7 +35,7 @@ PIECE = 1 << 22  # parameters that the optimizer moves at once, see engine.train
 # Of cuBLAS for a thread, of the forward pass and of the backward pass: see engine.peak_memory.bound_workspaces.
 WORKSPACE, DETERMINISTIC_WORKSPACE = (2 * 4096 + 8 * 16) * 1024, 8 * 4096 * 1024
 MEANS = 1 << 24  # numbers in the mean texts of labels, see engine.model.local_features
-MEAN_BYTES, DIRECTION_BYTES = 12, 16  # fp32 with a copy or two, fp64 with one
+MEAN_BYTES, DIRECTION_BYTES = 12, 12  # fp32 with a copy or two, fp64 and fp32
 GRAPH_BYTES = MIB // 6  # of a layer's launches, forward and backward (benchmarks/results/training-step-h200.md)
 SMALL = 4 * MIB  # tables, inputs, counters
 # Host memory of Python with its libraries; on a processor with what tokenizing, reading and the heap's holes leave
@@ -258,16 +258,21 @@ def _before_training(s: Setting, below: Phase) -> dict[str, Phase]:
             held["covariance of features"] = 4 * s.width * s.width
             forward += 8 * s.width * (batch + s.width)
         if s.clusters and s.device == "cpu":
-            means = min((s.labels - s.head) * s.width, MEANS)
-            held["mean texts of labels"] = 4 * means
-            directions = DIRECTION_BYTES * s.width * (s.local_columns + 4 * s.width)
-            own = {"mean texts of labels": MEAN_BYTES * means, "directions": directions}
-            phases["local features"] = below | _threads(s, 1) | own
+            held["mean texts of labels"] = 4 * min((s.labels - s.head) * s.width, MEANS)
+            phases["local features"] = below | _threads(s, 1) | _directions(s)
         work = {"forming groups": forming} if forming > forward else {"encoder forward": forward}
         phases["grouping"] = below | _threads(s, 1) | held | work
     scratch = initial_bytes(s.layers(), s.width)
     phases["classifier"] = below | _classifier(s) | _threads(s, 1) | {"random numbers": scratch}
     return phases
+
+
+def _directions(s: Setting) -> Phase:
+    """Host memory while the directions of clusters are sought."""
+    return {
+        "mean texts of labels": MEAN_BYTES * min((s.labels - s.head) * s.width, MEANS),
+        "directions": DIRECTION_BYTES * s.width * (s.local_columns + 4 * s.width),
+    }
 
 
 def _classifier_step(s: Setting) -> Phase:

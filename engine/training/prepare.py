@@ -102,7 +102,9 @@ class Material:
     def word_rows(self) -> np.ndarray:
         """Training rows from which words come: int64, ascending."""
         most = WORD_TOKENS / max(1.0, self.lengths[self.train_rows].mean())
-        return covering_sample(self.labels, self.train_rows, self.dataset.n_labels, min(VECTOR_TEXTS, int(most)))
+        if most >= VECTOR_TEXTS:
+            return self.vector_rows
+        return covering_sample(self.labels, self.train_rows, self.dataset.n_labels, int(most))
 
     @cached_property
     def vector_rows(self) -> np.ndarray:
@@ -231,7 +233,8 @@ def new_classifier(
     means = MeanTexts(label_at[plan.head :], plan.width) if plan.clusters else None
     order = _label_order(config, plan, material, label_at, means, device, autocast, reporter)
     if means is not None:
-        _begin_local(material.model.head, means, classifier_shape(config, plan).layout, order)
+        _begin_local(material.model.head, means, classifier_shape(config, plan).layout, order, reporter)
+    del means
     classifier = Classifier.new(classifier_shape(config, plan), backend, device, seed_of(config.run.seed, WEIGHTS))
     if words is not None:
         _choose_words(classifier, order, material, words, reporter)
@@ -317,8 +320,8 @@ def _label_order(
     autocast: Autocast,
     reporter: Reporter,
 ) -> LabelOrder:
-    """Of label_at (head labels first) the head labels by frequency, then groups of similar labels, formed in the memory
-    that the classifier will take. The encoder reads the texts once: `means` sees them, too."""
+    """Head labels, then groups of similar ones, formed in the memory that the classifier takes. label_at: int32 [L],
+    head labels first; ordered in place · means: sees the texts, too, so that the encoder reads them once."""
     has_meta_labels = first_weight(config.auxiliary, plan.sparsity, config.trains_features) > 0
     if (plan.is_dense or plan.group_size == 1) and not has_meta_labels and means is None:
         return LabelOrder.from_labels(label_at, plan.head)
@@ -332,9 +335,13 @@ def _label_order(
     return LabelOrder.from_labels(label_at, plan.head)
 
 
-def _begin_local(head: FeatureHead, means: MeanTexts, layout: LocalLayout, order: LabelOrder) -> None:
+def _begin_local(
+    head: FeatureHead, means: MeanTexts, layout: LocalLayout, order: LabelOrder, reporter: Reporter
+) -> None:
     """Gives the local features their first directions."""
-    weight, bias = local_directions(means, layout, order.position_of[means.label_S].astype(np.int64) - order.head)
+    place_S = order.position_of[means.label_S].astype(np.int64) - order.head
+    with reporter.stage("finding local features", "clusters") as update:
+        weight, bias = local_directions(means, layout, place_S, update)
     with torch.no_grad():  # rounded, where the layer is bf16: the optimizer has no lower bits yet
         head.local.weight.copy_(weight)
         head.local.bias.copy_(bias)

@@ -23,8 +23,8 @@ class Sets(Protocol):
 
 def covering_sample(labels: Sets, rows: np.ndarray, n_labels: int, most: int, each: int = OF_A_LABEL) -> np.ndarray:
     """At most `most` of `rows` (int64, ascending, each with a label), or all where they are no more: every n-th, up to
-    half of `most`, and those that give every label `each` texts. Where they do not suffice, labels without a text come
-    first. Streams the label sets."""
+    half of `most`, those that give every label `each` texts, and others. Where `most` does not suffice, labels without
+    a text come first. Streams the label sets."""
     if len(rows) <= most:
         return rows
     stride = -(-len(rows) // max(1, most // 2))
@@ -40,7 +40,12 @@ def covering_sample(labels: Sets, rows: np.ndarray, n_labels: int, most: int, ea
         ranks.append(rank[wanted])
         _hold(held, sets.select(wanted).ids, each)
     first = np.argsort(np.concatenate(ranks), kind="stable")[: max(0, most - len(found[0]))]
-    return np.sort(np.concatenate([found[0], np.concatenate(found[1:])[first]]))
+    sample = np.sort(np.concatenate([found[0], np.concatenate(found[1:])[first]]))
+    for offset in range(1, stride):
+        spare = np.setdiff1d(rows[offset::stride], sample, assume_unique=True)
+        more = min(len(spare), most - len(sample))
+        sample = np.sort(np.concatenate([sample, spare[np.arange(more) * len(spare) // max(1, more)]]))
+    return sample
 
 
 def _earlier(ids: np.ndarray) -> np.ndarray:

@@ -126,6 +126,17 @@ def test_labels_are_where_their_order_puts_them():
     torch.testing.assert_close(weight.abs(), expected.abs(), atol=1e-3, rtol=0)
 
 
+def test_texts_without_a_label_of_the_sample_change_nothing_but_how_texts_differ():
+    means = MeanTexts(np.arange(10, 20, dtype=np.int32), WIDTH)
+    means.add(torch.ones(2, WIDTH), np.array([0, 1, 3]), np.array([3, 25, 30], dtype=np.int32))
+    assert means.texts == 2 and not means.texts_S.any() and not means.sum_SD.any()
+
+
+def test_directions_keep_no_more_than_themselves():
+    own = directions._directions(torch.randn(20, 40), None, 3)
+    assert own.shape == (3, 40) and own.untyped_storage().nbytes() == 3 * 40 * 8
+
+
 def test_as_many_threads_go_on_as_before():
     threads = torch.get_num_threads()
     with one_thread():

@@ -29,7 +29,7 @@ def test_a_plan_for_a_card_that_is_not_here_loads_no_torch():
 
 def test_table_with_bars_choice_reasons_and_larger_cards(capsys):
     out = plan(capsys, *CASE)
-    sparse = "fan-in 192 of 768 (75% sparse) and 128 words, 72 clusters with 32 features of their own"
+    sparse = "fan-in 192 of 768 (75% sparse) and 128 words, 288 clusters with 32 features of their own"
     assert f"{sparse}, groups of 32, 400,000 head labels dense, bf16" in out
     assert "fan-in 192: the largest that fits; 256 needs" in out
     assert "with more memory: fan-in 256 from" in out
@@ -64,14 +64,14 @@ def test_the_memory_named_for_the_next_rungs_is_enough(capsys, labels):
 
 
 def test_8_bit_weights_are_named_where_they_buy_fan_in(capsys):
-    case = ["--labels", "20000000", "--vram", "3"]
+    case = ["--labels", "20000000", "--vram", "3.1"]
     assert "in the same memory with 8-bit weights: fan-in 64 " in plan(capsys, *case)
     moments = ["--set", "classifier.optimizer=adamw8bit", "--set", "encoder.optimizer=adamw"]
     assert "8-bit weights" not in plan(capsys, *case, *moments)
 
 
 def test_a_way_of_training_that_fewer_head_labels_would_avoid_says_what_it_saves(capsys):
-    out = plan(capsys, "--labels", "75000000", "--vram", "6.5", "--tokens", "128")
+    out = plan(capsys, "--labels", "75000000", "--vram", "6.55", "--tokens", "128")
     (line,) = [line for line in out.splitlines() if "micro_batch = 8" in line]
     assert "; without, " in line
 

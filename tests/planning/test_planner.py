@@ -350,11 +350,11 @@ def test_three_changes_are_named_and_each_makes_it_fit(seed):
 
 
 def test_memory_that_the_card_has_is_a_setting_and_more_is_another_card():
-    assert "hardware.memory_gib=5.73" in advice(problem(100_000_000, gib=4.0))
+    assert "hardware.memory_gib=5.75" in advice(problem(100_000_000, gib=4.0))
     small = replace(CARD, memory_bytes=4 * GIB)
-    assert "a card with 5.73 GiB" in advice(problem(100_000_000, gib=4.0, hardware=small))
+    assert "a card with 5.75 GiB" in advice(problem(100_000_000, gib=4.0, hardware=small))
     busy = replace(CARD, free_bytes=4 * GIB)
-    assert "5.73 GiB of free memory" in advice(problem(100_000_000, gib="auto", hardware=busy))
+    assert "5.75 GiB of free memory" in advice(problem(100_000_000, gib="auto", hardware=busy))
 
 
 def test_a_plan_survives_its_file():

@@ -42,6 +42,8 @@ def covering_sample(labels: Sets, rows: np.ndarray, n_labels: int, most: int, ea
     first = np.argsort(np.concatenate(ranks), kind="stable")[: max(0, most - len(found[0]))]
     sample = np.sort(np.concatenate([found[0], np.concatenate(found[1:])[first]]))
     for offset in range(1, stride):
+        if len(sample) == most:
+            break
         spare = np.setdiff1d(rows[offset::stride], sample, assume_unique=True)
         more = min(len(spare), most - len(sample))
         sample = np.sort(np.concatenate([sample, spare[np.arange(more) * len(spare) // max(1, more)]]))

@@ -20,6 +20,7 @@ from typing import Any, Literal
 from engine.errors import ConfigError
 
 Auto = Literal["auto"]
+RATE, RATE_EPOCHS = 3e-3, 4  # of the classifier, and up to how many epochs it stays so
 
 
 def key(default: Any, doc: str, *, at_least: float | None = None, at_most: float | None = None) -> Any:
@@ -99,9 +100,10 @@ class Classifier:
     )
     loss: Literal["bce", "squared_hinge"] = key("bce", "binary cross-entropy or squared hinge, summed over labels")
     optimizer: Literal["rowwise", "sgd", "adamw8bit"] = key("rowwise", "update rule of the classifier")
-    learning_rate: float = key(
-        3e-3,
-        "peak learning rate of a label that reads 64 features; it falls with the root of their number",
+    learning_rate: float | Auto = key(
+        "auto",
+        "peak learning rate of a label that reads 64 features; it falls with the root of their number; auto: 0.003, "
+        "where labels read words and training.epochs is above 4, less with its root",
         at_least=0.0,
     )
     beta2: float = key(0.999, "decay of the second moment", at_least=0.0, at_most=0.999999)
@@ -271,6 +273,16 @@ class RunConfig:
         if self.words.dropout != "auto":
             return self.words.dropout
         return min(0.3, 0.1 * (self.training.epochs - 1)) if self.encoder.trainable == "all" else 0.0
+
+    def classifier_rate(self, reads_words: bool) -> float:
+        """Peak learning rate of a label that reads RATE_FEATURES features.
+
+        Texts that come again are learned by heart sooner than all labels are learned; labels that read words need
+        their features less (docs/accuracy.md).
+        """
+        if self.classifier.learning_rate != "auto":
+            return self.classifier.learning_rate
+        return RATE * min(1.0, math.sqrt(RATE_EPOCHS / self.training.epochs)) if reads_words else RATE
 
     @property
     def slows_head_words(self) -> bool:

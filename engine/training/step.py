@@ -90,6 +90,7 @@ class TrainingStep:
         self.config, self.micro_batch, self.model, self.classifier = config, micro_batch, model, classifier
         self.optimizer, self.auxiliary, self.autocast, self.lower = optimizer, auxiliary, autocast, lower
         self.device = classifier.layers[0].weight.device
+        self.classifier_rate = config.classifier_rate(reads_words=model.words is not None)
         self.graphs: GraphedPass | None = None
 
     def record(self, tokens: int) -> str | None:
@@ -183,7 +184,7 @@ class TrainingStep:
         options = StepOptions(
             loss=c.loss,
             optimizer=c.optimizer,
-            learning_rate=c.learning_rate * begun.factor,
+            learning_rate=self.classifier_rate * begun.factor,
             word_learning_rate=self.config.words.learning_rate * begun.factor,
             beta2=c.beta2,
             weight_decay=c.weight_decay,

@@ -286,7 +286,7 @@ class Trainer:
             step=progress.step,
             epoch=progress.epoch,
             loss=value,
-            learning_rate=self.config.classifier.learning_rate
+            learning_rate=self.step.classifier_rate
             * warmup_cosine(progress.step, self.total, self.config.training.warmup_steps),
             instances_per_second=round(rate, 1),
             eta_seconds=round((self.total - progress.step) * self.config.training.batch_size / max(rate, 1e-9)),

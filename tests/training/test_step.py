@@ -139,6 +139,33 @@ def test_how_many_texts_come_without_words(settings, share):
     assert RunConfig.from_flat(settings).texts_without_words == share
 
 
+@pytest.mark.parametrize(
+    ("settings", "words", "rate"),
+    [
+        ({}, True, 3e-3 * 0.4**0.5),
+        ({"training.epochs": 4}, True, 3e-3),
+        ({"training.epochs": 1}, True, 3e-3),
+        ({"training.epochs": 16}, True, 1.5e-3),
+        ({"training.epochs": 16}, False, 3e-3),
+        ({"training.epochs": 16, "classifier.learning_rate": 0.01}, True, 0.01),
+        ({"training.epochs": 16, "classifier.learning_rate": 0.0}, True, 0.0),
+    ],
+)
+def test_the_rate_of_labels_that_read_words_falls_with_the_epochs(tiny_encoder, settings, words, rate):
+    assert new_step(tiny_encoder, words, **settings).classifier_rate == pytest.approx(rate)
+
+
+def test_features_move_by_the_rate_of_the_epochs(tiny_encoder):
+    def moved(epochs):
+        step = new_step(tiny_encoder, True, **{"training.epochs": epochs, "words.dropout": 0.0})
+        before = [layer.weight[:, : layer.features].clone() for layer in step.classifier.layers]
+        step(batch(), 1, 10, 1.0, False)
+        after = [layer.weight[:, : layer.features] for layer in step.classifier.layers]
+        return torch.cat([(new - old).flatten() for new, old in zip(after, before, strict=True)])
+
+    torch.testing.assert_close(moved(16) * 2, moved(4), rtol=1e-3, atol=1e-6)
+
+
 def test_texts_are_filled_up_to_the_lengths_asked_for():
     class Tokens:
         def pad(self, rows, pad_id):

@@ -73,7 +73,8 @@ class TrainingStep:
 
     lower: called with the allocator's message when a step runs out of memory; makes the next attempt need less
     (`micro_batch` and `graphs` may be changed) or raises. None: the error is passed on · graphs: what computes what is
-    below the classifier, where it is trained on whole batches, see `record`; None: torch, kernel by kernel.
+    below the classifier, where it is trained on whole batches, see `record`; None: torch, kernel by kernel · epochs: to
+    be trained, None: training.epochs; rates and texts without words depend on them.
     """
 
     def __init__(
@@ -86,11 +87,14 @@ class TrainingStep:
         auxiliary: AuxiliaryObjective | None = None,
         autocast: Callable[[], AbstractContextManager] = nullcontext,
         lower: Callable[[str], None] | None = None,
+        epochs: float | None = None,
     ) -> None:
         self.config, self.micro_batch, self.model, self.classifier = config, micro_batch, model, classifier
         self.optimizer, self.auxiliary, self.autocast, self.lower = optimizer, auxiliary, autocast, lower
         self.device = classifier.layers[0].weight.device
-        self.classifier_rate = config.classifier_rate(reads_words=model.words is not None)
+        epochs, words = config.training.epochs if epochs is None else epochs, model.words is not None
+        self.classifier_rate = config.classifier_rate(words, epochs)
+        self.texts_without_words = config.texts_without_words(epochs) if words else 0.0
         self.graphs: GraphedPass | None = None
 
     def record(self, tokens: int) -> str | None:
@@ -168,8 +172,8 @@ class TrainingStep:
 
     def _without_words(self, begun: _Begun) -> Tensor | None:
         """bool [B], the texts that have no words in this step; their share follows the learning rates."""
-        share = self.config.texts_without_words * begun.factor
-        if not share or self.model.words is None:
+        share = self.texts_without_words * begun.factor
+        if not share:
             return None
         draws = np.random.default_rng(seed_of(self.config.run.seed, WITHOUT_WORDS, begun.step)).random(begun.batch.size)
         return torch.from_numpy(draws < share).to(self.device, non_blocking=True)

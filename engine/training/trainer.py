@@ -91,14 +91,15 @@ class Trainer:
         self.optimizer, self.run, self.reporter = optimizer, run, reporter
         self.device, self.autocast = accelerator.device, accelerator.autocast
         self.model = material.model.to(self.device).train()
-        self.step = TrainingStep(
-            config, plan.micro_batch, self.model, classifier, optimizer, auxiliary, self.autocast, self._lower
-        )
         self.progress = Progress()
         self.batches_an_epoch = -(-len(material.train_rows) // config.training.batch_size)
         self.total = config.training.epochs * self.batches_an_epoch
         if config.training.max_steps:
             self.total = min(self.total, config.training.max_steps)
+        epochs = self.total / self.batches_an_epoch
+        self.step = TrainingStep(
+            config, plan.micro_batch, self.model, classifier, optimizer, auxiliary, self.autocast, self._lower, epochs
+        )
         self.finite = torch.ones((), dtype=torch.bool, device=self.device)
         self.began = self.saved_at = time.monotonic()
         self.notches_before = plan.notches  # of earlier sessions of the run

@@ -136,7 +136,9 @@ def test_words_are_taken_away_by_themselves_and_only_where_there_are_any(tiny_en
     ],
 )
 def test_how_many_texts_come_without_words(settings, share):
-    assert RunConfig.from_flat(settings).texts_without_words == share
+    config = RunConfig.from_flat(settings)
+    assert config.texts_without_words(config.training.epochs) == share
+    assert config.texts_without_words(0.5) == (share if "words.dropout" in settings else 0.0)
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,6 @@ from typing import Any, Literal
 from engine.errors import ConfigError
 
 Auto = Literal["auto"]
-RATE, RATE_EPOCHS = 3e-3, 4  # of the classifier, and up to how many epochs it stays so
 
 
 def key(default: Any, doc: str, *, at_least: float | None = None, at_most: float | None = None) -> Any:
@@ -103,7 +102,7 @@ class Classifier:
     learning_rate: float | Auto = key(
         "auto",
         "peak learning rate of a label that reads 64 features; it falls with the root of their number; auto: 0.003, "
-        "where labels read words and more than 4 epochs are trained, less with their root",
+        "where labels read words, less with the root of the epochs beyond 4 if there are more than 1,500 steps",
         at_least=0.0,
     )
     beta2: float = key(0.999, "decay of the second moment", at_least=0.0, at_most=0.999999)
@@ -261,27 +260,6 @@ class RunConfig:
     def trains_features(self) -> bool:
         """Whether the features that all labels choose from are trained."""
         return self.encoder.trainable == "all" or self.intermediate.width > 0
-
-    def texts_without_words(self, epochs: float) -> float:
-        """Share of a batch's texts that come without words, at the peak of the learning rates. epochs: to be trained.
-
-        A word that a single text has names the labels of this text by itself, and the encoder learns little from it
-        (docs/accuracy.md) once the classifier has seen it: 0.1 for each time that a text comes again. Where the
-        encoder is frozen there are none, also if an intermediate layer is trained.
-        """
-        if self.words.dropout != "auto":
-            return self.words.dropout
-        return min(0.3, 0.1 * max(0.0, epochs - 1)) if self.encoder.trainable == "all" else 0.0
-
-    def classifier_rate(self, reads_words: bool, epochs: float) -> float:
-        """Peak learning rate of a label that reads RATE_FEATURES features. epochs: to be trained.
-
-        Texts that come again are learned by heart sooner than all labels are learned; labels that read words need
-        their features less (docs/accuracy.md).
-        """
-        if self.classifier.learning_rate != "auto":
-            return self.classifier.learning_rate
-        return RATE * math.sqrt(RATE_EPOCHS / max(RATE_EPOCHS, epochs)) if reads_words else RATE
 
     @property
     def slows_head_words(self) -> bool:

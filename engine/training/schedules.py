@@ -1,10 +1,30 @@
-"""Learning-rate schedule shared by encoder, intermediate layer and classifier."""
+"""What changes in the course of a training, and what depends on how long it is.
+
+Encoder, intermediate layer and classifier share the schedule of their learning rates.
+"""
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
+
+from engine.config import RunConfig
 
 FLOOR = 0.01  # share of the peak that is left at the end
+RATE = 3e-3  # of the classifier
+RATE_EPOCHS, RATE_STEPS = 4, 1500  # in a training as short as either, it is RATE
+
+
+@dataclass(frozen=True)
+class Length:
+    """Of a training: how many steps it takes in all, and how many are an epoch."""
+
+    steps: int
+    steps_an_epoch: int
+
+    @property
+    def epochs(self) -> float:
+        return self.steps / self.steps_an_epoch
 
 
 def warmup_cosine(step: int, total: int, warmup: int) -> float:
@@ -17,3 +37,27 @@ def warmup_cosine(step: int, total: int, warmup: int) -> float:
         return step / warmup
     progress = (step - warmup) / max(1, total - warmup)
     return FLOOR + (1.0 - FLOOR) * 0.5 * (1.0 + math.cos(math.pi * min(1.0, progress)))
+
+
+def classifier_rate(config: RunConfig, length: Length, reads_words: bool) -> float:
+    """Peak learning rate of a label that reads 64 features.
+
+    Texts that come again and again are learned by heart, the sooner the higher it is, if labels read words and need
+    their features less; the steps have to go as far as RATE_STEPS with RATE, though (docs/accuracy.md).
+    """
+    if config.classifier.learning_rate != "auto":
+        return config.classifier.learning_rate
+    lower = max(math.sqrt(RATE_EPOCHS / length.epochs), RATE_STEPS / length.steps)
+    return RATE * min(1.0, lower) if reads_words else RATE
+
+
+def texts_without_words(config: RunConfig, length: Length) -> float:
+    """Share of a batch's texts that come without words, at the peak of the learning rates.
+
+    A word that a single text has names the labels of this text by itself, and the encoder learns little from it
+    (docs/accuracy.md) once the classifier has seen it: 0.1 for each time that a text comes again. Where the encoder is
+    frozen there are none, also if an intermediate layer is trained.
+    """
+    if config.words.dropout != "auto":
+        return config.words.dropout
+    return min(0.3, 0.1 * max(0.0, length.epochs - 1)) if config.encoder.trainable == "all" else 0.0

@@ -29,6 +29,7 @@ from engine.training.graphs import GraphedPass
 from engine.training.optimizers import FlatAdamW
 from engine.training.randomness import DROPOUT, WITHOUT_WORDS, seed_of
 from engine.training.recovery import is_out_of_memory
+from engine.training.schedules import Length, classifier_rate, texts_without_words
 
 
 @dataclass(frozen=True)
@@ -73,8 +74,8 @@ class TrainingStep:
 
     lower: called with the allocator's message when a step runs out of memory; makes the next attempt need less
     (`micro_batch` and `graphs` may be changed) or raises. None: the error is passed on · graphs: what computes what is
-    below the classifier, where it is trained on whole batches, see `record`; None: torch, kernel by kernel · epochs: to
-    be trained, None: training.epochs; rates and texts without words depend on them.
+    below the classifier, where it is trained on whole batches, see `record`; None: torch, kernel by kernel · length:
+    of the training, which rates and texts without words depend on; None: training.epochs of one step.
     """
 
     def __init__(
@@ -87,14 +88,14 @@ class TrainingStep:
         auxiliary: AuxiliaryObjective | None = None,
         autocast: Callable[[], AbstractContextManager] = nullcontext,
         lower: Callable[[str], None] | None = None,
-        epochs: float | None = None,
+        length: Length | None = None,
     ) -> None:
         self.config, self.micro_batch, self.model, self.classifier = config, micro_batch, model, classifier
         self.optimizer, self.auxiliary, self.autocast, self.lower = optimizer, auxiliary, autocast, lower
         self.device = classifier.layers[0].weight.device
-        epochs, words = config.training.epochs if epochs is None else epochs, model.words is not None
-        self.classifier_rate = config.classifier_rate(words, epochs)
-        self.texts_without_words = config.texts_without_words(epochs) if words else 0.0
+        length, words = length or Length(config.training.epochs, 1), model.words is not None
+        self.classifier_rate = classifier_rate(config, length, words)
+        self.texts_without_words = texts_without_words(config, length) if words else 0.0
         self.graphs: GraphedPass | None = None
 
     def record(self, tokens: int) -> str | None:

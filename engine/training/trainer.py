@@ -40,7 +40,7 @@ from engine.training.prepare import Material, classifier_shape
 from engine.training.randomness import REWIRE, seed_of
 from engine.training.recovery import advice, is_out_of_memory, lowered
 from engine.training.reporter import Reporter
-from engine.training.schedules import warmup_cosine
+from engine.training.schedules import Length, warmup_cosine
 from engine.training.step import Batch, TrainingStep
 from engine.words import counted
 
@@ -96,9 +96,9 @@ class Trainer:
         self.total = config.training.epochs * self.batches_an_epoch
         if config.training.max_steps:
             self.total = min(self.total, config.training.max_steps)
-        epochs = self.total / self.batches_an_epoch
+        length = Length(self.total, self.batches_an_epoch)
         self.step = TrainingStep(
-            config, plan.micro_batch, self.model, classifier, optimizer, auxiliary, self.autocast, self._lower, epochs
+            config, plan.micro_batch, self.model, classifier, optimizer, auxiliary, self.autocast, self._lower, length
         )
         self.finite = torch.ones((), dtype=torch.bool, device=self.device)
         self.began = self.saved_at = time.monotonic()

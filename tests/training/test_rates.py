@@ -1,17 +1,60 @@
-"""Learning rates that follow how often a text comes again: of the epochs that are trained, not of those asked for."""
+"""What depends on how long a training is: learning rates, and how many texts come without words."""
 
 import pytest
 from test_runs_end_to_end import train
 
+from engine.config import RunConfig
 from engine.runs import RunDirectory
-from engine.training.schedules import warmup_cosine
+from engine.training.schedules import RATE, Length, classifier_rate, texts_without_words, warmup_cosine
+
+LONG = 10**6  # steps an epoch
 
 
-@pytest.mark.parametrize(("steps", "epochs"), [(0, 16), (17 * 5, 5), (17, 1)])
-def test_the_rate_is_that_of_the_epochs_that_are_trained(tiny_flags, tmp_path, steps, epochs):
-    more = ["--epochs", "16", "--set", "classifier.learning_rate=auto", "--set", f"training.max_steps={steps}"]
-    run = train(tiny_flags, tmp_path, *more, "--set", "training.warmup_steps=0")
-    first = next(event for event in RunDirectory(run).events(["step"]))
-    total = 17 * epochs  # 540 texts in batches of 32
-    peak = 3e-3 * min(1.0, (4 / epochs) ** 0.5)
-    assert first["learning_rate"] == pytest.approx(peak * warmup_cosine(first["step"], total, 0))
+@pytest.mark.parametrize(
+    ("length", "words", "rate"),
+    [
+        (Length(LONG, LONG), True, 3e-3),
+        (Length(4 * LONG, LONG), True, 3e-3),
+        (Length(16 * LONG, LONG), True, 1.5e-3),
+        (Length(16 * LONG, LONG), False, 3e-3),
+        (Length(4000, 250), True, 1.5e-3),
+        (Length(2000, 125), True, 2.25e-3),  # 1,500 steps of 3e-3 go as far
+        (Length(1500, 90), True, 3e-3),
+        (Length(10, 1), True, 3e-3),
+    ],
+)
+def test_the_rate_of_labels_that_read_words_falls_with_the_epochs(length, words, rate):
+    assert classifier_rate(RunConfig(), length, words) == pytest.approx(rate)
+    chosen = RunConfig.from_flat({"classifier.learning_rate": 0.01})
+    assert classifier_rate(chosen, length, words) == 0.01
+
+
+@pytest.mark.parametrize(
+    ("settings", "epochs", "share"),
+    [
+        ({}, 10, 0.3),
+        ({}, 4, 0.3),
+        ({}, 3, 0.2),
+        ({}, 1.5, 0.05),
+        ({}, 1, 0.0),
+        ({}, 0.5, 0.0),
+        ({"words.dropout": 0.0}, 10, 0.0),
+        ({"words.dropout": 0.1}, 1, 0.1),
+        ({"encoder.trainable": "none"}, 10, 0.0),
+        ({"encoder.trainable": "none", "intermediate.width": 64}, 10, 0.0),
+        ({"encoder.trainable": "none", "words.dropout": 0.2}, 10, 0.2),
+    ],
+)
+def test_how_many_texts_come_without_words(settings, epochs, share):
+    assert texts_without_words(RunConfig.from_flat(settings), Length(int(epochs * 100), 100)) == pytest.approx(share)
+
+
+def test_a_run_that_ends_early_has_the_rate_of_the_epochs_that_it_trains(tiny_flags, tmp_path, monkeypatch):
+    monkeypatch.setattr("engine.training.schedules.RATE_STEPS", 0)
+    for steps, epochs in ((0, 16), (17 * 5, 5), (17, 1)):
+        more = ["--epochs", "16", "--set", "classifier.learning_rate=auto", "--set", f"training.max_steps={steps}"]
+        run = train(tiny_flags, tmp_path, *more, "--set", "training.warmup_steps=0")
+        first = next(event for event in RunDirectory(run).events(["step"]))
+        peak = RATE * min(1.0, (4 / epochs) ** 0.5)
+        share = warmup_cosine(first["step"], 17 * epochs, 0)  # 540 texts in batches of 32
+        assert first["learning_rate"] == pytest.approx(peak * share)

@@ -12,13 +12,14 @@ from engine.model.features import FeatureModel, TokenInputs
 from engine.model.recompute import seed_dropout
 from engine.model.words import Words
 from engine.training.optimizers import make_optimizer
+from engine.training.schedules import Length
 from engine.training.step import Batch, TrainingStep
 
 LABELS, VOCABULARY, TEXTS = 40, 37, 64
 CPU = torch.device("cpu")
 
 
-def new_step(tiny_encoder, words: bool, **settings) -> TrainingStep:
+def new_step(tiny_encoder, words: bool, length: Length | None = None, **settings) -> TrainingStep:
     torch.manual_seed(0)
     encoder = load_encoder(tiny_encoder, "mean", torch.float32)
     idf = torch.ones(VOCABULARY)
@@ -28,7 +29,7 @@ def new_step(tiny_encoder, words: bool, **settings) -> TrainingStep:
     shape = ClassifierShape(LABELS, 8, 32, 16, 8, words=4 * words, head_words=8 * words, vocabulary=VOCABULARY * words)
     classifier = Classifier.new(shape, reference, CPU, 0)
     optimizer = make_optimizer(model, config, CPU, torch.float32, False, False)
-    return TrainingStep(config, TEXTS, model.train(), classifier, optimizer)
+    return TrainingStep(config, TEXTS, model.train(), classifier, optimizer, length=length)
 
 
 def batch() -> Batch:
@@ -121,45 +122,9 @@ def test_words_are_taken_away_by_themselves_and_only_where_there_are_any(tiny_en
     assert new_step(tiny_encoder, False)(batch(), 1, 10, 1.0, False).read_BX.shape == (TEXTS, 32)
 
 
-@pytest.mark.parametrize(
-    ("settings", "share"),
-    [
-        ({}, 0.3),
-        ({"training.epochs": 4}, 0.3),
-        ({"training.epochs": 3}, 0.2),
-        ({"training.epochs": 1}, 0.0),
-        ({"words.dropout": 0.0}, 0.0),
-        ({"words.dropout": 0.1}, 0.1),
-        ({"encoder.trainable": "none"}, 0.0),
-        ({"encoder.trainable": "none", "intermediate.width": 64}, 0.0),
-        ({"encoder.trainable": "none", "words.dropout": 0.2}, 0.2),
-    ],
-)
-def test_how_many_texts_come_without_words(settings, share):
-    config = RunConfig.from_flat(settings)
-    assert config.texts_without_words(config.training.epochs) == share
-    assert config.texts_without_words(0.5) == (share if "words.dropout" in settings else 0.0)
-
-
-@pytest.mark.parametrize(
-    ("settings", "words", "rate"),
-    [
-        ({}, True, 3e-3 * 0.4**0.5),
-        ({"training.epochs": 4}, True, 3e-3),
-        ({"training.epochs": 1}, True, 3e-3),
-        ({"training.epochs": 16}, True, 1.5e-3),
-        ({"training.epochs": 16}, False, 3e-3),
-        ({"training.epochs": 16, "classifier.learning_rate": 0.01}, True, 0.01),
-        ({"training.epochs": 16, "classifier.learning_rate": 0.0}, True, 0.0),
-    ],
-)
-def test_the_rate_of_labels_that_read_words_falls_with_the_epochs(tiny_encoder, settings, words, rate):
-    assert new_step(tiny_encoder, words, **settings).classifier_rate == pytest.approx(rate)
-
-
 def test_features_move_by_the_rate_of_the_epochs(tiny_encoder):
     def moved(epochs):
-        step = new_step(tiny_encoder, True, **{"training.epochs": epochs, "words.dropout": 0.0})
+        step = new_step(tiny_encoder, True, Length(epochs * 10**6, 10**6), **{"words.dropout": 0.0})
         before = [layer.weight[:, : layer.features].clone() for layer in step.classifier.layers]
         step(batch(), 1, 10, 1.0, False)
         after = [layer.weight[:, : layer.features] for layer in step.classifier.layers]

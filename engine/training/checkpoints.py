@@ -75,6 +75,10 @@ def load_state(checkpoint: Path) -> dict:
     return json.loads((checkpoint / "state.json").read_text())
 
 
+def has_part(checkpoint: Path, name: str) -> bool:
+    return (checkpoint / f"{name}.safetensors").is_file()
+
+
 def load_tensors(checkpoint: Path, name: str) -> dict[str, Tensor]:
     """One part of a checkpoint, on the CPU."""
     from safetensors.torch import load_file

@@ -251,8 +251,11 @@ def classifier_shape(config: RunConfig, plan: Plan) -> ClassifierShape:
     )  # fmt: skip
 
 
-def prepare_words(plan: Plan, material: Material, reporter: Reporter) -> WordStatistics | None:
-    """From here on the model reads words, if the plan says so: their statistics, the same on every start."""
+def prepare_words(
+    plan: Plan, material: Material, reporter: Reporter, saved: dict[str, Tensor] | None = None
+) -> WordStatistics | None:
+    """From here on the model reads words, if the plan says so; returns their statistics, None for those in `saved`,
+    which a run has begun with."""
     if not plan.vocabulary:
         return None
     pieces = plan.vocabulary - plan.pairs
@@ -261,10 +264,12 @@ def prepare_words(plan: Plan, material: Material, reporter: Reporter) -> WordSta
     most = f", a head label {plan.head_words:,}" if plan.lead < plan.head < plan.labels else ""
     lead = f", the {plan.lead:,} most frequent all" if plan.lead else ""
     reporter.say(f"words     a label reads {plan.usual_words:,} {beside}{most}{lead}")
-    special = [*material.tokenizer.all_special_ids, material.tokens.pad_id]
-    words = WordStatistics(material.tokens.tokens, material.word_rows, pieces, special, plan.pairs)
-    pairs = torch.from_numpy(words.pairs) if plan.pairs else None
-    material.model.words = Words(torch.from_numpy(words.idf), pairs)
+    words = None
+    if saved is None:
+        special = [*material.tokenizer.all_special_ids, material.tokens.pad_id]
+        words = WordStatistics(material.tokens.tokens, material.word_rows, pieces, special, plan.pairs)
+        saved = {"idf": torch.from_numpy(words.idf), "pairs": torch.from_numpy(words.pairs)}
+    material.model.words = Words(saved["idf"], saved["pairs"] if plan.pairs else None)
     if isinstance(material.train_inputs, FeatureInputs):
         material.train_inputs = FeatureInputs(material.train_inputs.features, material.tokens)
     return words

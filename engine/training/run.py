@@ -79,7 +79,10 @@ def _train(run: RunDirectory, config: RunConfig, profile: str, reporter: Reporte
     if checkpoint:
         _check_identity(checkpoint, config, material)
     plan = _plan(run, config, hardware, material, checkpoint, reporter)
-    words = prepare_words(plan, material, reporter)
+    saved = None
+    if checkpoint and checkpoints.has_part(checkpoint, "words"):  # earlier ones have none
+        saved = checkpoints.load_tensors(checkpoint, "words")
+    words = prepare_words(plan, material, reporter, saved)
     optimizer = prepare_encoder(config, plan, material, accelerator.device)
     if checkpoint:
         backend, _ = resolve_backend(config.classifier.backend, accelerator.device)

@@ -384,6 +384,8 @@ class Trainer:
             "order": {"label_at": torch.from_numpy(self.order.label_at)},
         }
         state: dict[str, Any] = {"progress": vars(self.progress), **self.identity()}
+        if self.model.words is not None:
+            tensors["words"] = self.model.words.state_dict()
         if self.auxiliary:
             tensors["auxiliary"] = self.auxiliary.classifier.tensors()
         if self.optimizer is not None:

@@ -101,8 +101,8 @@ class Classifier:
     optimizer: Literal["rowwise", "sgd", "adamw8bit"] = key("rowwise", "update rule of the classifier")
     learning_rate: float | Auto = key(
         "auto",
-        "peak learning rate of a label that reads 64 features; it falls with the root of their number; auto: 0.003, "
-        "where labels read words, less with the root of the epochs beyond 4 if there are more than 1,500 steps",
+        "peak learning rate of a label that reads 64 features; it falls with the root of their number; auto: 0.003; "
+        "where labels read words, the root of 4 / epochs times that from 4 epochs on, at least 0.003 * 1,500 / steps",
         at_least=0.0,
     )
     beta2: float = key(0.999, "decay of the second moment", at_least=0.0, at_most=0.999999)
@@ -142,7 +142,7 @@ class Words:
     dropout: float | Auto = key(
         "auto",
         "share of the texts of a batch that come without words, at the peak of the learning rates, which it follows; "
-        "auto: a tenth of the epochs less one, at most 0.3, where the encoder is trained, else 0",
+        "auto: 0.1 for every epoch after the first, at most 0.3, where the encoder is trained, else 0",
         at_least=0.0,
         at_most=0.95,
     )

@@ -12,7 +12,7 @@ from engine.config import RunConfig
 
 FLOOR = 0.01  # share of the peak that is left at the end
 RATE = 3e-3  # of the classifier
-RATE_EPOCHS, RATE_STEPS = 4, 1500  # in a training as short as either, it is RATE
+RATE_EPOCHS, RATE_STEPS = 4, 1500  # in a training as short as either it stays so
 
 
 @dataclass(frozen=True)
@@ -40,10 +40,11 @@ def warmup_cosine(step: int, total: int, warmup: int) -> float:
 
 
 def classifier_rate(config: RunConfig, length: Length, reads_words: bool) -> float:
-    """Peak learning rate of a label that reads 64 features.
+    """Peak learning rate of a label that reads 64 features; meta-labels, which read no words, have the same.
 
-    Texts that come again and again are learned by heart, the sooner the higher it is, if labels read words and need
-    their features less; the steps have to go as far as RATE_STEPS with RATE, though (docs/accuracy.md).
+    By itself RATE; where labels read words and need their features less, sqrt(RATE_EPOCHS / epochs) times that from
+    RATE_EPOCHS on: texts that come again and again are learned by heart, the sooner the higher it is. But steps times
+    the rate are never less than RATE_STEPS times RATE (docs/accuracy.md).
     """
     if config.classifier.learning_rate != "auto":
         return config.classifier.learning_rate

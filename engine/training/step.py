@@ -98,6 +98,16 @@ class TrainingStep:
         self.texts_without_words = texts_without_words(config, length) if words else 0.0
         self.graphs: GraphedPass | None = None
 
+    def rates_line(self) -> str:
+        """The peak learning rates, for people, and how many texts come without words."""
+        config, parts = self.config, [f"classifier {self.classifier_rate:.2g}"]
+        if self.model.words is not None:
+            parts.append(f"words {config.words.learning_rate:.2g}")
+        if config.encoder.trainable == "all":
+            parts.append(f"encoder {config.encoder.learning_rate:.2g}")
+        without = f"; {self.texts_without_words:.0%} of the texts without words" if self.texts_without_words else ""
+        return f"{', '.join(parts)} at the peak{without}"
+
     def record(self, tokens: int) -> str | None:
         """From here on CUDA graphs compute what is below the classifier; tokens: of the longest text there will be.
 

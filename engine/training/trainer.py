@@ -170,6 +170,7 @@ class Trainer:
         Raises StopRequested after saving, when that is asked for.
         """
         self.began = started - self.progress.wall
+        self.reporter.say(f"rates     {self.step.rates_line()}")
         self.reporter.enter("training", self.progress.step, self.total)
         self.saved_at = time.monotonic()
         with bar("training", "steps", self.total, self.progress.step) as self.bar:

@@ -49,12 +49,22 @@ def test_how_many_texts_come_without_words(settings, epochs, share):
     assert texts_without_words(RunConfig.from_flat(settings), Length(int(epochs * 100), 100)) == pytest.approx(share)
 
 
-def test_a_run_that_ends_early_has_the_rate_of_the_epochs_that_it_trains(tiny_flags, tmp_path, monkeypatch):
+@pytest.mark.parametrize(("steps", "epochs"), [(0, 16), (17 * 5, 5), (17, 1)])
+def test_a_run_that_ends_early_has_the_rate_of_the_epochs_that_it_trains(
+    tiny_flags, tmp_path, monkeypatch, steps, epochs
+):
     monkeypatch.setattr("engine.training.schedules.RATE_STEPS", 0)
-    for steps, epochs in ((0, 16), (17 * 5, 5), (17, 1)):
-        more = ["--epochs", "16", "--set", "classifier.learning_rate=auto", "--set", f"training.max_steps={steps}"]
-        run = train(tiny_flags, tmp_path, *more, "--set", "training.warmup_steps=0")
-        first = next(event for event in RunDirectory(run).events(["step"]))
-        peak = RATE * min(1.0, (4 / epochs) ** 0.5)
-        share = warmup_cosine(first["step"], 17 * epochs, 0)  # 540 texts in batches of 32
-        assert first["learning_rate"] == pytest.approx(peak * share)
+    more = ["--epochs", "16", "--set", "classifier.learning_rate=auto", "--set", f"training.max_steps={steps}"]
+    run = train(tiny_flags, tmp_path, *more, "--set", "training.warmup_steps=0")
+    first = next(event for event in RunDirectory(run).events(["step"]))
+    peak = RATE * min(1.0, (4 / epochs) ** 0.5)
+    share = warmup_cosine(first["step"], 17 * epochs, 0)  # 540 texts in batches of 32
+    assert first["learning_rate"] == pytest.approx(peak * share)
+    assert f"rates     classifier {peak:.2g}, words 0.015 at the peak\n" in (run / "log.txt").read_text()
+
+
+def test_a_run_of_few_steps_keeps_its_rate_and_few_texts_lose_their_words(tiny_flags, tmp_path):
+    more = ["--set", "classifier.learning_rate=auto", "--set", "encoder.trainable=all"]
+    run = train(tiny_flags, tmp_path, *more, "--epochs", "16", "--set", f"training.max_steps={2 * 17}")
+    said = "classifier 0.003, words 0.015, encoder 0.0001 at the peak; 10% of the texts without words"
+    assert f"rates     {said}\n" in (run / "log.txt").read_text()

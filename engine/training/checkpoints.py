@@ -76,6 +76,7 @@ def load_state(checkpoint: Path) -> dict:
 
 
 def has_part(checkpoint: Path, name: str) -> bool:
+    """Whether a checkpoint has a part of that name: those of an earlier version may lack some."""
     return (checkpoint / f"{name}.safetensors").is_file()
 
 

@@ -78,6 +78,17 @@ class Intermediate:
 
 
 @dataclass(frozen=True)
+class Adapter:
+    width: int | Auto = key(
+        "auto",
+        "hidden width of a residual layer, x + Linear(GELU(Linear(x))), trained on a frozen encoder's features; "
+        "auto: four times their number, where nothing else below the classifier is trained; 0: none",
+        at_least=0,
+    )
+    learning_rate: float = key(5e-4, "peak learning rate of that layer", at_least=0.0)
+
+
+@dataclass(frozen=True)
 class Classifier:
     fan_in: int | Literal["auto", "dense"] = key(
         "auto",
@@ -224,6 +235,7 @@ class RunConfig:
     data: Data = field(default_factory=Data)
     encoder: Encoder = field(default_factory=Encoder)
     intermediate: Intermediate = field(default_factory=Intermediate)
+    adapter: Adapter = field(default_factory=Adapter)
     classifier: Classifier = field(default_factory=Classifier)
     words: Words = field(default_factory=Words)
     local: Local = field(default_factory=Local)
@@ -252,6 +264,12 @@ class RunConfig:
                 "training.micro_batch on auto, or set it to training.batch_size"
             )
 
+        if self.adapter.width not in ("auto", 0) and self.encoder.trainable != "none":
+            raise ConfigError(
+                f"adapter.width = {self.adapter.width} is for a frozen encoder: one that is trained adapts itself; "
+                "set encoder.trainable = none, or leave adapter.width on auto"
+            )
+
     def __getitem__(self, name: str) -> Any:
         section, _, attribute = name.partition(".")
         return getattr(getattr(self, section), attribute)
@@ -260,6 +278,12 @@ class RunConfig:
     def trains_features(self) -> bool:
         """Whether the features that all labels choose from are trained."""
         return self.encoder.trainable == "all" or self.intermediate.width > 0
+
+    def adapter_width(self, features: int) -> int:
+        """Hidden width of the adapter on an encoder's features, 0: none."""
+        if self.adapter.width != "auto":
+            return self.adapter.width
+        return 0 if self.trains_features else 4 * features
 
     @property
     def slows_head_words(self) -> bool:

@@ -3,7 +3,7 @@
 model.json                shape of the classifier, loss, pooling, tokens, where it comes from
 encoder/                  Hugging Face model and tokenizer
 classifier.safetensors    head, tail, label_order int32 [L]; of what there is, lead (labels that read all words),
-                          intermediate layer, local features, words.idf fp32 [V], words.pairs int64 [P]
+                          adapter, intermediate layer, local features, words.idf fp32 [V], words.pairs int64 [P]
 labels.parquet            name, text, train_frequency; row l is label l
 metrics.json              validation metrics of this model
 """
@@ -39,7 +39,8 @@ SCHEMA = 2
 
 @dataclass(frozen=True)
 class BundleInfo:
-    """model.json. encoder_width and intermediate are feature widths; loss decides how a logit is a probability."""
+    """model.json. encoder_width and intermediate are feature widths, adapter is the hidden one of the adapter, 0 where
+    there is none; loss decides how a logit is a probability."""
 
     shape: ClassifierShape
     loss: str
@@ -49,6 +50,7 @@ class BundleInfo:
     intermediate: int
     dataset: str
     step: int
+    adapter: int = 0
     schema: int = SCHEMA
 
 
@@ -89,9 +91,8 @@ def save_bundle(
         tokenizer.save_pretrained(fresh / "encoder")
         tensors = {**classifier.tensors(with_state=False), "label_order": torch.from_numpy(order.label_at)}
         center = below.head.center
-        for name, linear in (("intermediate", below.head.linear), ("local", below.head.local)):
-            if linear is not None:
-                tensors |= {f"{name}.weight": linear.weight.data, f"{name}.bias": linear.bias.data}
+        for name, part in below.head.parts().items():
+            tensors |= {f"{name}.{key}": tensor for key, tensor in part.state_dict().items()}
         if center is not None:
             tensors["center"] = center
         if below.words is not None:
@@ -136,11 +137,12 @@ def load_bundle(path: Path, device: torch.device | str, dtype: torch.dtype, back
             tensors = {name: file.get_tensor(name).to(device) for name in sorted(file.keys())}
         order = LabelOrder.from_labels(tensors.pop("label_order").cpu().numpy(), info.shape.head)
         head = FeatureHead(info.encoder_width, info.intermediate, 0.0, tensors.pop("center", None))
+        if info.adapter:
+            head.add_adapter(info.adapter)
         if info.shape.clusters:
             head.add_local(info.shape.local_columns)
-        for part, linear in (("intermediate", head.linear), ("local", head.local)):
-            if linear is not None:
-                linear.load_state_dict({name: tensors.pop(f"{part}.{name}") for name in ("weight", "bias")})
+        for name, part in head.parts().items():
+            part.load_state_dict({key: tensors.pop(f"{name}.{key}") for key in part.state_dict()})
         words = None
         if info.shape.vocabulary:
             words = Words(tensors.pop("words.idf"), tensors.pop("words.pairs", None))

@@ -14,6 +14,7 @@ import torch.nn.functional as nnf
 from torch import Tensor, nn
 
 from engine.errors import ConfigError
+from engine.model.adapter import Adapter
 from engine.model.architectures import FULL_ATTENTION
 from engine.model.recompute import compile_layers, recompute_layers
 
@@ -48,22 +49,27 @@ class TextEncoder(nn.Module):
 
 
 class FeatureHead(nn.Module):
-    """Between the encoder's features and the classifier: centring, an optional Linear + ReLU layer, local features
-    behind the others (see engine.model.local_features) once there are any, and dropout.
+    """Between the encoder's features and the classifier: centring, an adapter once there is one, an optional Linear +
+    ReLU layer, local features behind the others (see engine.model.local_features) once there are any, and dropout.
 
     center, fp32 [D of the encoder], is subtracted from the features: sentence features share a large common
     part, which a frozen encoder cannot unlearn and which slows the classifier down. The layer follows Jain et al.
-    (Renée) and Schultheis & Babbar (Spartex): the classifier then reads `intermediate` features. Either way they
-    have length sqrt(width) again.
+    (Renée) and Schultheis & Babbar (Spartex): the classifier then reads `intermediate` features. Whatever is there,
+    they have length sqrt(width) again.
     """
 
     def __init__(self, width: int, intermediate: int, dropout: float, center: Tensor | None = None) -> None:
         super().__init__()
         self.register_buffer("center", center)
         self.linear = nn.Linear(width, intermediate) if intermediate else None
+        self.adapter: Adapter | None = None
         self.local: nn.Linear | None = None
         self.dropout = dropout
-        self.width = intermediate or width
+        self.encoder_width, self.width = width, intermediate or width
+
+    def add_adapter(self, hidden: int) -> None:
+        """From here on the encoder's features pass through an adapter, which changes nothing yet."""
+        self.adapter = Adapter(self.encoder_width, hidden)
 
     def add_local(self, columns: int) -> None:
         """From here on the classifier reads so many local features, too; their directions are 0."""
@@ -71,10 +77,17 @@ class FeatureHead(nn.Module):
         for parameter in self.local.parameters():
             parameter.data.zero_()
 
+    def parts(self) -> dict[str, nn.Module]:
+        """What there is to train, by the section of the configuration that has its learning rate."""
+        found = {"intermediate": self.linear, "adapter": self.adapter, "local": self.local}
+        return {name: part for name, part in found.items() if part is not None}
+
     def shared(self, x_BD: Tensor) -> Tensor:
         """The features that all labels choose from: fp32 [B, D of the encoder] → fp32 [B, D]."""
         if self.center is not None:
             x_BD = unit_scale(x_BD - self.center)
+        if self.adapter is not None:
+            x_BD = unit_scale(self.adapter(x_BD))
         if self.linear is not None:
             x_BD = unit_scale(torch.relu(self.linear(x_BD.to(self.linear.weight.dtype))).float())
         return x_BD

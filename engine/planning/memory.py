@@ -56,7 +56,7 @@ class Setting:
     pieces of the vocabulary and `pairs` of them · clusters, coarse, local: how many, and of coarser ones, have so many
     features of their own each · lead: how many of the head labels read all words · evaluation_batch: texts in a batch
     of it, None for EVALUATION_TOKENS · decays: whether the classifier's weights do · cuda_graphs: whether the encoder's
-    pass is recorded.
+    pass is recorded · adapter: hidden width of the adapter.
     """
 
     labels: int
@@ -93,6 +93,7 @@ class Setting:
     deterministic: bool = False
     decays: bool = False
     cuda_graphs: bool = False
+    adapter: int = 0
 
     @property
     def features(self) -> int:
@@ -121,7 +122,7 @@ class Setting:
     @property
     def trains_features(self) -> bool:
         """Whether anything below the classifier is trained."""
-        return self.trained or self.intermediate > 0 or self.clusters > 0
+        return self.trained or self.intermediate > 0 or self.clusters > 0 or self.adapter > 0
 
     def step(self, batch: int) -> StepSetting:
         """A step of the classifier, or a search, for so many texts."""
@@ -204,7 +205,13 @@ def encoder_bytes(s: Setting) -> Phase:
         "encoder weights": (matrices + vectors) * p.parameter,
         "encoder master bits": (matrices + vectors) * 2 if p.parameter == 2 else 0,
         "encoder optimizer": int(matrices * moments) + vectors * 8,
+        "adapter": int(adapter_matrices(s) * (4 + moments)) + (s.encoder.hidden + s.adapter) * 12 * (s.adapter > 0),
     }
+
+
+def adapter_matrices(s: Setting) -> int:
+    """Numbers in the two matrices of the adapter, fp32."""
+    return 2 * s.encoder.hidden * s.adapter
 
 
 def host_bytes(s: Setting) -> Phase:
@@ -322,6 +329,7 @@ def _steps(s: Setting, resident: Phase) -> dict[str, Phase]:
     if not s.trained:
         layer = s.encoder.hidden * s.intermediate + s.width * s.local_columns
         layer *= 3 * s.precision.parameter  # the gradient and its copies
+        layer += 3 * 4 * adapter_matrices(s) + 4 * 4 * s.adapter * s.batch  # and between the two
         return {"classifier step": resident | _threads(s, 2) | step | {"layer gradients": layer}}
     one_pass = s.micro_batch >= s.batch
     act = s.pass_over(min(s.micro_batch, s.batch))
@@ -379,7 +387,7 @@ def first_bucket(encoder: EncoderShape) -> tuple[int, int]:
 
 def _evaluation(s: Setting) -> Phase:
     batch = s.evaluation_batch or max(1, EVALUATION_TOKENS // s.tokens)
-    forward = s.pass_over(batch).forward_peak() if s.trained else 8 * batch * s.features
+    forward = s.pass_over(batch).forward_peak() if s.trained else 8 * batch * (s.features + s.adapter)
     found = min(batch, TOPK_INSTANCES)
     scratch = max(topk_bytes(layer, s.step(found), s.k) for layer in s.layers())
     scratch += word_bytes(s.features, s.vocabulary, found)

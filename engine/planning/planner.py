@@ -42,6 +42,10 @@ SMALL_LAYER, SMALL_CPU_LAYER = 1 << 28, 1 << 26
 PASS_TOKENS = 2048  # what keeps a device busy
 MOST_RECORDED = 1 << 40  # weights times tokens of a step: 7 TFLOP, which take a small card longer than their launches
 CHECKPOINTS = (0, 4, 3, 2, 1)
+# What a plan takes over from a setting under the same name.
+SETTLED = (
+    "words", "head_words", "vocabulary", "pairs", "clusters", "coarse", "local", "lead", "adapter", "cuda_graphs",
+)  # fmt: skip
 HEADROOM = 1.02  # of the predicted peak: memory that the allocator holds in pieces too small to use
 
 
@@ -53,7 +57,7 @@ class Plan:
     tensors · host_bytes: beside the device (on a CPU 0: all is host memory) · notches: how often the plan was lowered
     because a step ran out of memory · words, head_words: read by a tail and a head label beside their features, of a
     vocabulary with `pairs` · lead: how many head labels read all of it · clusters, coarse, local: of tail labels, and
-    coarser ones, with so many features of their own each.
+    coarser ones, with so many features of their own each · adapter: hidden width of the adapter, 0: none.
     """
 
     labels: int
@@ -83,6 +87,7 @@ class Plan:
     local: int = 0
     lead: int = 0
     cuda_graphs: bool = False
+    adapter: int = 0
 
     @property
     def is_dense(self) -> bool:
@@ -155,15 +160,7 @@ def plan_of(setting: Setting, found: Estimate, budget: int) -> Plan:
         predicted_bytes=found.peak,
         budget_bytes=budget,
         host_bytes=sum(found.host.values()),
-        words=s.words,
-        head_words=s.head_words,
-        vocabulary=s.vocabulary,
-        pairs=s.pairs,
-        clusters=s.clusters,
-        coarse=s.coarse,
-        local=s.local,
-        lead=s.lead,
-        cuda_graphs=s.cuda_graphs,
+        **{name: getattr(s, name) for name in SETTLED},
     )  # fmt: skip
 
 
@@ -320,6 +317,7 @@ def _classifiers(problem: Problem, fan_in: int) -> Iterator[Setting]:
             words=words if head < labels else 0, head_words=head_words,
             pairs=pairs_counted(problem, head_words or words, lead), clusters=clusters, coarse=coarse, local=local,
             lead=lead, deterministic=config.training.deterministic, decays=c.weight_decay > 0,
+            adapter=config.adapter_width(problem.encoder.hidden),
         )  # fmt: skip
 
 
@@ -418,6 +416,8 @@ def _changes(problem: Problem) -> Iterator[tuple[str, object]]:
         yield "classifier.weight_dtype", "fp8"
     if problem.tokens > 32:
         yield "data.max_tokens", 32
+    if config.adapter_width(problem.encoder.hidden):
+        yield "adapter.width", 0
     if config.training.batch_size > 16 and config.training.micro_batch in ("auto", *range(1, 17)):
         yield "training.batch_size", 16
     if config.hardware.reserve_gib:

@@ -35,10 +35,11 @@ def classifier_words(plan: Plan) -> str:
 
 
 def training_words(plan: Plan) -> str:
+    adapter = f"adapter {plan.width} to {plan.adapter} to {plan.width}, " if plan.adapter else ""
     every = f"activation checkpoints every {plan.checkpoint_every}" if plan.checkpoint_every else "no checkpointing"
     when = "optimizer in backward" if plan.optimizer_in_backward else "optimizer after backward"
     graphs = ", CUDA graphs" if plan.cuda_graphs else ""
-    return f"micro-batch {plan.micro_batch}, {every}, {when}{graphs}"
+    return f"{adapter}micro-batch {plan.micro_batch}, {every}, {when}{graphs}"
 
 
 def memory_line(predicted: int | None, measured: int) -> str:

@@ -315,10 +315,7 @@ def make_optimizer(
     parts = []
     if model.encoder is not None:
         parts.append(("encoder", model.encoder, c.learning_rate, c.weight_decay))
-    if model.head.linear is not None:
-        parts.append(("intermediate", model.head.linear, config.intermediate.learning_rate, 0.0))
-    if model.head.local is not None:
-        parts.append(("local", model.head.local, config.local.learning_rate, 0.0))
+    parts += [(name, part, config[f"{name}.learning_rate"], 0.0) for name, part in model.head.parts().items()]
     segments = []
     for name, module, learning_rate, decay in parts:
         parameters = [p for p in module.parameters() if p.requires_grad]

@@ -60,7 +60,7 @@ from engine.planning.planner import Plan, Problem, make_plan
 from engine.planning.report import plan_line
 from engine.planning.word_counts import PAIR_READERS
 from engine.training.optimizers import FlatAdamW, make_optimizer
-from engine.training.randomness import AUXILIARY, LAYER, ORDER, WEIGHTS, seed_of
+from engine.training.randomness import ADAPTER, AUXILIARY, LAYER, ORDER, WEIGHTS, seed_of
 from engine.training.reporter import Reporter
 from engine.training.sample import covering_sample
 from engine.words import counted
@@ -303,6 +303,9 @@ def new_auxiliary(config: RunConfig, plan: Plan, material: Material, main: Class
 
 def prepare_encoder(config: RunConfig, plan: Plan, material: Material, device: torch.device) -> FlatAdamW | None:
     """Moves what trains below the classifier to the device, with its optimizer and as the plan says."""
+    if plan.adapter:
+        torch.manual_seed(seed_of(config.run.seed, ADAPTER))
+        material.model.head.add_adapter(plan.adapter)
     if plan.clusters:
         material.model.head.add_local(classifier_shape(config, plan).local_columns)
     trained = config.encoder.trainable == "all"

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 # One stream a purpose, so that two purposes never draw the same numbers.
-ORDER, LAYER, WEIGHTS, AUXILIARY, DROPOUT, REWIRE, WITHOUT_WORDS = range(7)
+ORDER, LAYER, WEIGHTS, AUXILIARY, DROPOUT, REWIRE, WITHOUT_WORDS, ADAPTER = range(8)
 
 
 def seed_of(*parts: int) -> int:

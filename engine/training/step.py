@@ -101,6 +101,8 @@ class TrainingStep:
     def rates_line(self) -> str:
         """The peak learning rates, for people, and how many texts come without words."""
         config, parts = self.config, [f"classifier {self.classifier_rate:.2g}"]
+        below = [name for name in self.model.head.parts() if name != "local"]
+        parts += [f"{name} {config[f'{name}.learning_rate']:.2g}" for name in below]
         if self.model.words is not None:
             parts.append(f"words {config.words.learning_rate:.2g}")
         if config.encoder.trainable == "all":

@@ -364,6 +364,7 @@ class Trainer:
             intermediate=self.config.intermediate.width,
             dataset=m.dataset.name,
             step=self.progress.step,
+            adapter=self.plan.adapter,
         )
         try:
             save_bundle(

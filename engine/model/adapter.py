@@ -1,0 +1,26 @@
+"""What is trained on a frozen encoder's features before the classifier reads them.
+
+A sum of them and of what a small network makes of them (residual adapter: Houlsby et al. 2019; on the features of whole
+texts, before a classifier of very many labels: Dahiya et al. 2021, DeepXML), wide as that of a transformer's layer
+(Vaswani et al. 2017). It gives the text's features another meaning for the labels at hand, which the encoder cannot,
+and begins as nothing: the last layer is 0.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+from torch.nn.functional import gelu
+
+
+class Adapter(nn.Module):
+    """x + up(gelu(down(x))), of D features each; `hidden` numbers lie between."""
+
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        self.down = nn.Linear(width, hidden)
+        self.up = nn.Linear(hidden, width)
+        nn.init.zeros_(self.up.weight)
+        nn.init.zeros_(self.up.bias)
+
+    def forward(self, x_BD: Tensor) -> Tensor:
+        return x_BD + self.up(gelu(self.down(x_BD)))

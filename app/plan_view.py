@@ -78,6 +78,10 @@ def choice(plan: Plan) -> str:
         ("Checkpointing", f"1 layer in {every}" if every > 1 else "every layer" if every else "off", _again(every)),
         ("Predicted peak", size(plan.predicted_bytes), f"of {size(plan.budget_bytes)} that may be taken"),
     ]
+    if plan.adapter:
+        rows.insert(
+            3, ("Adapter", f"{plan.adapter:,}", "fits features of the encoder, which stays as it is, to the labels")
+        )
     if plan.host_bytes:
         rows.append(("Main memory beside it", size(plan.host_bytes), "of the computer"))
     return tiles(rows)

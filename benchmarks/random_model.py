@@ -26,6 +26,7 @@ def make_bundle(
     clusters: int = 0,
     coarse: int = 0,
     lead: int = 0,
+    adapter: int = 0,
 ) -> Path:
     """A model bundle in `path`, its labels named label-0, label-1, ..., in a shuffled label order.
 
@@ -52,6 +53,9 @@ def make_bundle(
     encoder = load_encoder(encoder_folder, pooling, torch.float32)
     center = torch.randn(encoder.width) * 0.1 if centered else None
     below = FeatureModel(encoder, FeatureHead(encoder.width, intermediate, 0.0, center))
+    if adapter:
+        below.head.add_adapter(adapter)
+        torch.nn.init.normal_(below.head.adapter.up.weight, std=0.3)
     width = below.head.width
     shape = ClassifierShape(labels, head, width, fan_in, group_size, "rowwise", weight_dtype)
     if clusters:
@@ -85,7 +89,7 @@ def make_bundle(
     pq.write_table(pa.table(table), labels_file)
     save_bundle(
         path,
-        BundleInfo(shape, loss, pooling, tokens, encoder.width, intermediate, "made here", 1),
+        BundleInfo(shape, loss, pooling, tokens, encoder.width, intermediate, "made here", 1, adapter),
         encoder,
         load_tokenizer(encoder_folder),
         below,

@@ -95,12 +95,19 @@ def _summary(info: BundleInfo, size: int, result: Mapping[str, Any]) -> str:
         f"Gives a text those of {counted(shape.labels, 'label')} that it probably has. Trained on `{info.dataset}`, "
         f"{counted(info.step, 'step')}, loss `{info.loss}`; a text is read up to {info.max_tokens} tokens.",
         "",
-        f"{_features(shape)}{_local(shape)}{_words(shape)}The last layer takes {size / 2**20:,.1f} MiB in "
-        f"`{shape.weight_dtype}`; dense in fp32, without words, it would take {dense / 2**20:,.1f} MiB.",
+        f"{_adapter(info)}{_features(shape)}{_local(shape)}{_words(shape)}"
+        f"The last layer takes {size / 2**20:,.1f} MiB in `{shape.weight_dtype}`; dense in fp32, without words, it "
+        f"would take {dense / 2**20:,.1f} MiB.",
     ]
     if "peak_memory_bytes" in result:
         lines[-1] += f" Training took {result['peak_memory_bytes'] / 2**20:,.0f} MiB at its peak."
     return "\n".join(lines)
+
+
+def _adapter(info: BundleInfo) -> str:
+    if not info.adapter:
+        return ""
+    return f"The encoder is as it was found; a residual layer {info.adapter:,} wide fits its features to the labels. "
 
 
 def _features(shape: ClassifierShape) -> str:
@@ -176,9 +183,10 @@ def _use(onnx: bool) -> str:
         "group read, row l that of group l // group_size: features first, those of clusters (`local.weight`, of the "
         "others) behind the others, then words, whose ids begin behind all features; `head.index` likewise where it is "
         "there; `lead.weight` and `lead.bias`, where they are there, of the most frequent labels, which read all "
-        "columns; what words weigh in a text `words.idf` [vocabulary] gives, pieces of the tokenizer first and behind "
-        "them, where there are any, the pairs of neighbouring pieces in `words.pairs`; `label_order` [labels], the "
-        "label at each position of lead, head and tail. An e4m3 weight is stored times 32\n"
+        "columns; `adapter.down` and `adapter.up`, and `intermediate`, where they are there, lie between the encoder's "
+        "features and these; what words weigh in a text `words.idf` [vocabulary] gives, pieces of the tokenizer first "
+        "and behind them, where there are any, the pairs of neighbouring pieces in `words.pairs`; `label_order` "
+        "[labels], the label at each position of lead, head and tail. An e4m3 weight is stored times 32\n"
         "- `labels.parquet`: name of label l in row l\n"
         "- `metrics.json`: on validation data\n"
     )

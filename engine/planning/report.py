@@ -35,7 +35,7 @@ def classifier_words(plan: Plan) -> str:
 
 
 def training_words(plan: Plan) -> str:
-    adapter = f"adapter {plan.width} to {plan.adapter} to {plan.width}, " if plan.adapter else ""
+    adapter = f"adapter of {plan.adapter:,}, " if plan.adapter else ""
     every = f"activation checkpoints every {plan.checkpoint_every}" if plan.checkpoint_every else "no checkpointing"
     when = "optimizer in backward" if plan.optimizer_in_backward else "optimizer after backward"
     graphs = ", CUDA graphs" if plan.cuda_graphs else ""

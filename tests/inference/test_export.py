@@ -163,6 +163,7 @@ MODELS = {
     "words and pairs of them": {"words": 20, "pairs_of": TEXTS},
     "labels that read all words": {"words": 20, "pairs_of": TEXTS, "lead": 3},
     "all head labels read all words, clusters": {"words": 20, "lead": 8, "clusters": 4, "coarse": 2},
+    "centred, adapter": {"centered": True, "adapter": 96},
     "clusters alone, intermediate": {"clusters": 2, "intermediate": 48},
 }
 

@@ -169,6 +169,24 @@ def test_classifier_bytes_are_those_of_its_tensors(optimizer, dtype, words, lead
     assert sum(predicted.values()) == pytest.approx(sum(t.nbytes for t in tensors.values()), rel=0.01)
 
 
+def test_the_adapter_takes_what_its_optimizer_holds():
+    from engine.config import RunConfig
+    from engine.model.encoder import FeatureHead
+    from engine.model.features import FeatureModel
+    from engine.training.optimizers import make_optimizer
+
+    head = FeatureHead(MINILM.hidden, 0, 0.0)
+    head.add_adapter(1536)
+    optimizer = make_optimizer(FeatureModel(None, head), RunConfig(), torch.device("cpu"), torch.float32, False, False)
+    frozen = replace(setting(MINILM, 1000, 64, 8), trained=False, adapter=1536, device="cpu", compute="fp32")
+    parts = memory.encoder_bytes(frozen)
+    assert parts.pop("adapter") == pytest.approx(sum(t.nbytes for t in optimizer.tensors().values()), rel=0.002)
+    assert not any(parts.values()), "nothing of the encoder itself is held"
+    phases, without = estimate(frozen).phases, estimate(replace(frozen, adapter=0)).phases
+    more = sum(phases["classifier step"].values()) - sum(without["classifier step"].values())
+    assert more > 3 * 4 * 2 * MINILM.hidden * 1536, "the gradient and its copies"
+
+
 @pytest.mark.parametrize("in_backward", [False, True])
 def test_encoder_bytes_are_those_of_its_optimizer(in_backward):
     from engine.bench.encoders import new_encoder

@@ -10,7 +10,7 @@ from engine.errors import ConfigError, MemoryBudgetError
 from engine.planning.encoders import ENCODERS
 from engine.planning.hardware import CUDA_CONTEXT, GIB, Hardware
 from engine.planning.planner import HEADROOM, LADDER, Plan, Problem, budget_bytes, make_plan, most_labels
-from engine.planning.report import reasons
+from engine.planning.report import plan_line, reasons
 
 CARD = Hardware("cuda", "a card", 80 * GIB, 8, "bf16")
 
@@ -360,3 +360,32 @@ def test_memory_that_the_card_has_is_a_setting_and_more_is_another_card():
 def test_a_plan_survives_its_file():
     plan = make_plan(problem())
     assert Plan(**plan.to_json()) == plan
+
+
+@pytest.mark.parametrize(
+    ("keys", "expected"),
+    [
+        ({"encoder__trainable": "none"}, 4 * 768),
+        ({"encoder__trainable": "none", "adapter__width": 100}, 100),
+        ({"encoder__trainable": "none", "adapter__width": 0}, 0),
+        ({"encoder__trainable": "none", "intermediate__width": 512}, 0),
+        ({"encoder__trainable": "none", "intermediate__width": 512, "adapter__width": 64}, 64),
+        ({}, 0),
+    ],
+)
+def test_an_adapter_is_there_where_nothing_else_below_the_classifier_trains(keys, expected):
+    plan = make_plan(problem(**keys))
+    assert plan.adapter == expected
+    assert ("adapter" in plan.components) == bool(expected)
+    assert ("adapter" in plan_line(plan)) == (f"adapter of {expected:,}" in plan_line(plan)) == bool(expected)
+
+
+def test_an_adapter_is_not_for_an_encoder_that_trains():
+    with pytest.raises(ConfigError, match=r"adapter\.width = 64 is for a frozen encoder"):
+        problem(adapter__width=64)
+
+
+def test_a_plan_of_before_there_were_adapters_has_none():
+    stored = make_plan(problem(encoder__trainable="none")).to_json()
+    del stored["adapter"]
+    assert Plan.from_json(stored).adapter == 0

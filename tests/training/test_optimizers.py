@@ -162,6 +162,15 @@ def test_the_intermediate_layer_has_its_own_rate_and_no_decay(folder):
     assert named["encoder.vectors"].weight_decay == 0.0
 
 
+def test_the_adapter_has_its_own_rate_and_no_decay():
+    head = FeatureHead(16, 0, 0.0)
+    head.add_adapter(64)
+    named = {s.name: s for s in optimizer_of(FeatureModel(None, head), **{"adapter.learning_rate": 0.25}).segments}
+    assert {"adapter.matrices", "adapter.vectors"} == set(named)
+    assert named["adapter.matrices"].learning_rate == 0.25
+    assert named["adapter.matrices"].weight_decay == 0.0
+
+
 def test_the_update_in_backward_keeps_nothing_alive(folder):
     """The parameters' hooks must not hold the optimizer whose buckets hold the parameters."""
     model = new_model(folder)

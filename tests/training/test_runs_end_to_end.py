@@ -73,6 +73,8 @@ OPTIONS = {
     "squared hinge": ["--set", "classifier.loss=squared_hinge"],
     "rigl": ["--set", "rewire.method=rigl"],
     "never rewired": ["--set", "rewire.method=none"],
+    "no adapter": ["--set", "adapter.width=0"],
+    "adapter, intermediate layer": ["--set", "adapter.width=64", "--set", "intermediate.width=48"],
     "intermediate layer": ["--set", "intermediate.width=48", "--set", "classifier.fan_in=12"],
     "local features": LOCAL,
     "local features, frozen": ["--set", "local.clusters=4", "--set", "auxiliary.weight=0.3"],

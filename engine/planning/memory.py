@@ -205,7 +205,7 @@ def encoder_bytes(s: Setting) -> Phase:
         "encoder weights": (matrices + vectors) * p.parameter,
         "encoder master bits": (matrices + vectors) * 2 if p.parameter == 2 else 0,
         "encoder optimizer": int(matrices * moments) + vectors * 8,
-        "adapter": int(adapter_matrices(s) * (4 + moments)) + (s.encoder.hidden + s.adapter) * 12 * (s.adapter > 0),
+        "adapter": 12 * (adapter_matrices(s) + (s.encoder.hidden + s.adapter) * (s.adapter > 0)),  # moments are fp32
     }
 
 

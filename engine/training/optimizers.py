@@ -306,7 +306,8 @@ def make_optimizer(
     """Moves the trainable parameters to `device` in `dtype` (bf16 or fp32) and returns their optimizer.
 
     None where nothing below the classifier trains. scales: gradients are fp16 on their way. Biases and
-    normalisation weights have fp32 moments and no decay; matrices have 8-bit moments unless `adamw` is configured.
+    normalisation weights have fp32 moments and no decay; matrices have 8-bit moments unless `adamw` is configured, but
+    for those of an adapter, which are small: a frozen encoder needs no bitsandbytes, which takes more than they do.
     Where Triton works and is not turned off (classifier.backend=torch), one kernel updates bf16 matrices.
     """
     assert not (in_backward and scales), "scaled gradients have to be checked before the first update"
@@ -331,7 +332,7 @@ def make_optimizer(
                         chosen,
                         learning_rate=learning_rate,
                         weight_decay=decay if is_matrix else 0.0,
-                        eight_bit=is_matrix and c.optimizer == "adamw8bit",
+                        eight_bit=is_matrix and c.optimizer == "adamw8bit" and name != "adapter",
                         dtype=dtype,
                         device=device,
                         in_backward=in_backward and is_matrix,

@@ -10,7 +10,7 @@ from engine.runs import RunDirectory
 from engine.training.kept_model import kept_line, score_of
 from engine.training.trainer import Progress
 
-RATES = ["classifier.learning_rate=1e-30", "words.learning_rate=1e-30"]
+RATES = [f"{part}.learning_rate=1e-30" for part in ("classifier", "adapter", "words")]
 STILL = [*(f"--set={rate}" for rate in RATES), "--set", "rewire.method=none"]  # every evaluation is the same
 
 

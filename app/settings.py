@@ -22,7 +22,7 @@ SECTIONS = {
     "data": "Data",
     "encoder": "Encoder: the network that reads the texts",
     "intermediate": "A layer between encoder and classifier",
-    "adapter": "Adapter: what is trained of features if the encoder is not",
+    "adapter": "Adapter: a small layer behind an encoder that is not trained",
     "classifier": "Classifier: the last layer, with the labels",
     "words": "Words of the text that a label reads beside its features",
     "local": "Local features: directions of a cluster of labels",

@@ -13,7 +13,7 @@ MEANINGS = {
     "head labels": "the most frequent labels, which read every feature",
     "groups": "labels that read the same features, each with weights of its own",
     "encoder": "the language model that turns a text into features",
-    "adapter": "a small layer that fits the features of an encoder that is not trained to the labels",
+    "adapter": "a small trained layer between an encoder that stays as it is and the classifier",
     "classifier": "the last layer, with weights for every label; it is what outgrows a card",
     "batch": "the texts of one training step",
     "micro-batch": "the texts that go through the encoder at once; smaller takes less memory, the result is the same",

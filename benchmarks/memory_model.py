@@ -213,6 +213,8 @@ class Measured:
         if self.trained and self.plan.checkpoint_every:
             checkpoint_activations(self.encoder, self.plan.checkpoint_every)
         head = FeatureHead(self.encoder.width, 0, self.config.encoder.dropout)
+        if self.plan.adapter:
+            head.add_adapter(self.plan.adapter)
         if self.plan.clusters:
             head.add_local((self.plan.clusters + self.plan.coarse) * self.plan.local)
         words = None
@@ -222,7 +224,12 @@ class Measured:
             words = Words(idf, pairs if self.plan.pairs else None)
         model = FeatureModel(self.encoder if self.trained else None, head, words)
         optimizer = make_optimizer(
-            model, self.config, self.device, dtype, self.plan.optimizer_in_backward, self.plan.compute == "fp16"
+            model,
+            self.config,
+            self.device,
+            dtype,
+            self.plan.optimizer_in_backward,
+            self.trained and self.plan.compute == "fp16",
         )
         model.to(self.device)
         self._end("encoder")

@@ -56,10 +56,10 @@ class Encoder:
     name: str = key("sentence-transformers/all-MiniLM-L6-v2", "local directory or model name")
     pooling: Literal["mean", "cls"] = key("mean", "how token vectors become one feature vector")
     trainable: Literal["all", "none"] = key("all", "none: features are computed once and cached on disk")
-    optimizer: Literal["adamw8bit", "adamw"] = key("adamw8bit", "for encoder and intermediate layer")
+    optimizer: Literal["adamw8bit", "adamw"] = key("adamw8bit", "for encoder, intermediate layer and local features")
     learning_rate: float = key(1e-4, "peak learning rate of the encoder", at_least=0.0)
     weight_decay: float = key(0.01, "decoupled weight decay of the encoder", at_least=0.0)
-    clip_norm: float = key(1.0, "gradient clipping of the encoder; 0: none", at_least=0.0)
+    clip_norm: float = key(1.0, "gradient clipping below the classifier; 0: none", at_least=0.0)
     dropout: float = key(0.05, "dropout on the features that the classifier reads", at_least=0.0, at_most=0.95)
     checkpointing: str = key("auto", "activation checkpointing: auto, off, or every_n (every n-th layer)")
     optimizer_in_backward: bool | Auto = key(
@@ -82,7 +82,7 @@ class Adapter:
     width: int | Auto = key(
         "auto",
         "hidden width of a residual layer, x + Linear(GELU(Linear(x))), trained on a frozen encoder's features; "
-        "auto: four times their number, where nothing else below the classifier is trained; 0: none",
+        "auto: four times their number, where neither encoder nor intermediate layer is trained; 0: none",
         at_least=0,
     )
     learning_rate: float = key(5e-4, "peak learning rate of that layer", at_least=0.0)
@@ -276,7 +276,7 @@ class RunConfig:
 
     @property
     def trains_features(self) -> bool:
-        """Whether the features that all labels choose from are trained."""
+        """Whether encoder or intermediate layer are trained. An adapter does not count."""
         return self.encoder.trainable == "all" or self.intermediate.width > 0
 
     def adapter_width(self, features: int) -> int:

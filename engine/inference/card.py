@@ -91,12 +91,13 @@ def _front_matter(name: str, info: BundleInfo, metrics: Mapping[str, Any], licen
 def _summary(info: BundleInfo, size: int, result: Mapping[str, Any]) -> str:
     shape = info.shape
     dense = shape.labels * shape.width * 4
+    taking = "The two layers take" if info.adapter else "The last layer takes"
     lines = [
         f"Gives a text those of {counted(shape.labels, 'label')} that it probably has. Trained on `{info.dataset}`, "
         f"{counted(info.step, 'step')}, loss `{info.loss}`; a text is read up to {info.max_tokens} tokens.",
         "",
         f"{_adapter(info)}{_features(shape)}{_local(shape)}{_words(shape)}"
-        f"The last layer takes {size / 2**20:,.1f} MiB in `{shape.weight_dtype}`; dense in fp32, without words, it "
+        f"{taking} {size / 2**20:,.1f} MiB, weights in `{shape.weight_dtype}`; a dense layer in fp32, without words, "
         f"would take {dense / 2**20:,.1f} MiB.",
     ]
     if "peak_memory_bytes" in result:
@@ -183,8 +184,9 @@ def _use(onnx: bool) -> str:
         "group read, row l that of group l // group_size: features first, those of clusters (`local.weight`, of the "
         "others) behind the others, then words, whose ids begin behind all features; `head.index` likewise where it is "
         "there; `lead.weight` and `lead.bias`, where they are there, of the most frequent labels, which read all "
-        "columns; `adapter.down` and `adapter.up`, and `intermediate`, where they are there, lie between the encoder's "
-        "features and these; what words weigh in a text `words.idf` [vocabulary] gives, pieces of the tokenizer first "
+        "columns; features are those of the encoder less `center`, of length √D, with "
+        "`adapter.up`(gelu(`adapter.down`)) of them added and again of that length, then `intermediate`, as far as "
+        "there are any; what words weigh in a text `words.idf` [vocabulary] gives, pieces of the tokenizer first "
         "and behind them, where there are any, the pairs of neighbouring pieces in `words.pairs`; `label_order` "
         "[labels], the label at each position of lead, head and tail. An e4m3 weight is stored times 32\n"
         "- `labels.parquet`: name of label l in row l\n"

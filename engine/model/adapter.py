@@ -1,9 +1,9 @@
 """What is trained on a frozen encoder's features before the classifier reads them.
 
 A sum of them and of what a small network makes of them (residual adapter: Houlsby et al. 2019; on the features of whole
-texts, before a classifier of very many labels: Dahiya et al. 2021, DeepXML), wide as that of a transformer's layer
-(Vaswani et al. 2017). It gives the text's features another meaning for the labels at hand, which the encoder cannot,
-and begins as nothing: the last layer is 0.
+texts, before a classifier of very many labels: Dahiya et al. 2021, DeepXML), as wide as the inner layer of a
+transformer (Vaswani et al. 2017). It fits the features to the labels at hand, which the encoder cannot do any more. Its
+output begins at 0: so do the weights of the network's last layer.
 """
 
 from __future__ import annotations

@@ -9,7 +9,10 @@ AUTO_LABELS_A_META_LABEL, AUTO_MOST = 64, 10_000
 
 
 def first_weight(auxiliary: Auxiliary, sparsity: float, has_trainable_features: bool) -> float:
-    """The weight at step 0. Nothing below the classifier learns from it when the features are fixed: 0 then."""
+    """The weight at step 0; 0 where the encoder is frozen and there is no intermediate layer that would learn from it.
+
+    What it gives an adapter was not tried.
+    """
     if not has_trainable_features:
         return 0.0
     if auxiliary.weight == "auto":

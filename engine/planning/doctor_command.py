@@ -110,7 +110,11 @@ def rows(report: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
     else:
         yield "!!", "self-test", "not passed"
     if profile := report["profile"]:
-        how = "trains encoder and classifier" if profile["trains_encoder"] else "trains the classifier alone"
+        how = (
+            "trains encoder and classifier"
+            if profile["trains_encoder"]
+            else "trains classifier and adapter, not the encoder"
+        )
         yield "ok", "profile", f"{profile['name']} (what auto takes): {how}"
         plan = report["plan"]
         text = f"{gib(plan['usable'])}: {gib(plan['memory'])} less {gib(plan['reserve'])} for other programs"

@@ -259,7 +259,7 @@ def _before_training(s: Setting, below: Phase) -> dict[str, Phase]:
         if s.labels > BLOCK and s.device == "cuda":
             forming = max(forming, CUT_BYTES * s.labels)
         batch = max(1, GROUPING_TOKENS // s.tokens)
-        forward = s.pass_over(batch).forward_peak() if s.trained else batch * s.width * 8
+        forward = s.pass_over(batch).forward_peak() if s.trained else 8 * batch * (s.width + s.adapter)
         held = {"label vectors": vectors}
         if s.clusters:
             held["covariance of features"] = 4 * s.width * s.width
@@ -329,7 +329,9 @@ def _steps(s: Setting, resident: Phase) -> dict[str, Phase]:
     if not s.trained:
         layer = s.encoder.hidden * s.intermediate + s.width * s.local_columns
         layer *= 3 * s.precision.parameter  # the gradient and its copies
-        layer += 3 * 4 * adapter_matrices(s) + 4 * 4 * s.adapter * s.batch  # and between the two
+        layer += (
+            4 * 4 * adapter_matrices(s) + 4 * 4 * s.adapter * s.batch
+        )  # of fp32 moments a fourth, and between the two
         return {"classifier step": resident | _threads(s, 2) | step | {"layer gradients": layer}}
     one_pass = s.micro_batch >= s.batch
     act = s.pass_over(min(s.micro_batch, s.batch))

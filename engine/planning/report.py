@@ -68,6 +68,10 @@ def reasons(problem: Problem, plan: Plan) -> list[str]:
         )
     else:
         found.append(f"fan-in {plan.fan_in}: half of the {plan.width} features, more is not chosen by itself")
+    if plan.adapter and problem.config.adapter.width == "auto":
+        found.append(
+            f"an adapter of {plan.adapter:,}: the encoder stays as it is, this layer fits its features to the labels"
+        )
     if c.head_fraction == "auto" and plan.head < round(0.05 * plan.labels):
         found.append(f"{plan.head:,} head labels: the usual 5 % dense labels would cost fan-in or do not fit")
     for field, value, words in (
@@ -80,7 +84,7 @@ def reasons(problem: Problem, plan: Plan) -> list[str]:
         ),
     ):
         chosen = getattr(plan, field)
-        if chosen != value:
+        if chosen != value and (problem.trained or field != "micro_batch"):
             found.append(f"{words}: {field} = {chosen}" + _needed(problem, plan, field))
     if plan.cuda_graphs:
         config = type(problem.config).from_flat(problem.config.flat() | {"encoder.cuda_graphs": "off"})

@@ -1,6 +1,6 @@
 """AdamW for everything below the classifier, over a few flat tensors instead of a hundred parameters.
 
-The parameters of a kind (matrices or vectors, of the encoder or of the intermediate layer) are views of one
+The parameters of a kind (matrices or vectors, of the encoder or of a part between it and labels) are views of one
 tensor; neighbours are updated together, in buckets: an optimizer step is a few launches a bucket, not a loop over
 parameters that waits for the device each time.
 
@@ -306,8 +306,8 @@ def make_optimizer(
     """Moves the trainable parameters to `device` in `dtype` (bf16 or fp32) and returns their optimizer.
 
     None where nothing below the classifier trains. scales: gradients are fp16 on their way. Biases and
-    normalisation weights have fp32 moments and no decay; matrices have 8-bit moments unless `adamw` is configured, but
-    for those of an adapter, which are small: a frozen encoder needs no bitsandbytes, which takes more than they do.
+    normalisation weights have fp32 moments and no decay; matrices have 8-bit moments unless `adamw` is configured,
+    those of an adapter never: a frozen encoder by itself needs no bitsandbytes, a library larger than what it saves.
     Where Triton works and is not turned off (classifier.backend=torch), one kernel updates bf16 matrices.
     """
     assert not (in_backward and scales), "scaled gradients have to be checked before the first update"

@@ -1,6 +1,6 @@
 """What changes in the course of a training, and what depends on how long it is.
 
-Encoder, intermediate layer and classifier share the schedule of their learning rates.
+Encoder, adapter, intermediate layer and classifier share the schedule of their learning rates.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def texts_without_words(config: RunConfig, length: Length) -> float:
 
     A word that a single text has names the labels of this text by itself, and the encoder learns little from it
     (docs/accuracy.md) once the classifier has seen it: 0.1 for each time that a text comes again. Where the encoder is
-    frozen there are none, also if an intermediate layer is trained.
+    frozen there are none, also if an adapter or an intermediate layer is trained.
     """
     if config.words.dropout != "auto":
         return config.words.dropout

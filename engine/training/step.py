@@ -153,7 +153,7 @@ class TrainingStep:
     def _go_on(self, begun: _Begun) -> StepResult:
         batch = begun.batch
         spans = [slice(start, start + self.micro_batch) for start in range(0, batch.size, self.micro_batch)]
-        at_once = self.optimizer is None or len(spans) == 1
+        at_once = self.model.encoder is None or len(spans) == 1  # an adapter is no reason to take texts in parts
         backward = None
         if begun.x_BD is None and at_once and self.graphs is not None:
             begun.x_BD, backward = self.graphs.features(batch.inputs, self._seed(begun, 0)), self.graphs.backward
@@ -175,6 +175,8 @@ class TrainingStep:
                 for n, span in enumerate(spans):
                     self._features(begun, span, n).backward(self.optimizer.scaled(dx_BD[span]))
         finite = finite & torch.isfinite(self.optimizer.grad_norm)
+        if self.model.encoder is None:
+            finite = finite & self.classifier.is_finite()  # which may have moved far more than what lies below it
         return StepResult(read_BX, loss, finite)
 
     def _features(self, begun: _Begun, span: slice, micro: int) -> Tensor:

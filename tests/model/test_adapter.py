@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import torch
 
-from engine.model.encoder import FeatureHead
+from engine.model.encoder import FeatureHead, unit_scale
 
 
 def new_head(center: bool = False, intermediate: int = 0) -> FeatureHead:
@@ -42,8 +42,9 @@ def test_from_the_first_step_on_the_last_layer_learns_and_then_all_of_it():
 
 
 def test_it_stands_before_the_intermediate_layer():
-    head = new_head(intermediate=30)
+    head, x_BD = new_head(intermediate=30), torch.randn(5, 12)
     head.add_adapter(48)
-    head.add_local(4)
-    assert list(head.parts()) == ["intermediate", "adapter", "local"]
-    assert head(torch.randn(5, 12)).shape == (5, 34)
+    torch.nn.init.normal_(head.adapter.up.weight)
+    wanted = unit_scale(torch.relu(head.linear(unit_scale(head.adapter(x_BD)))))
+    assert torch.allclose(head(x_BD), wanted, atol=1e-6)
+    assert set(head.parts()) == {"intermediate", "adapter"}

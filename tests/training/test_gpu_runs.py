@@ -42,6 +42,12 @@ def test_a_trainable_encoder_learns(tiny_flags, tmp_path, capsys, name):
     assert json.loads(capsys.readouterr().out)["metrics"]["P@1"] > 0.3
 
 
+@pytest.mark.parametrize("more", [[], ["--set", "words.lead_labels=4"]], ids=["defaults", "labels that read all words"])
+def test_a_frozen_encoder_with_an_adapter_learns(tiny_flags, tmp_path, capsys, more):
+    train([*tiny_flags, "--device", "cuda", *more], tmp_path, "--json", "--epochs", "12")
+    assert json.loads(capsys.readouterr().out)["metrics"]["P@1"] > 0.3
+
+
 def test_same_seed_same_bits_also_across_a_stop(tiny_flags, tmp_path, monkeypatch):
     monkeypatch.setattr("engine.training.reporter.STOP_FILE_SECONDS", 0.0)
     flags = [*tiny_flags, *DETERMINISTIC, "--epochs", "30"]

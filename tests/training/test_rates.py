@@ -60,7 +60,9 @@ def test_a_run_that_ends_early_has_the_rate_of_the_epochs_that_it_trains(
     peak = RATE * min(1.0, (4 / epochs) ** 0.5)
     share = warmup_cosine(first["step"], 17 * epochs, 0)  # 540 texts in batches of 32
     assert first["learning_rate"] == pytest.approx(peak * share)
-    assert f"rates     classifier {peak:.2g}, adapter 0.0005, words 0.015 at the peak\n" in (run / "log.txt").read_text()
+    assert (
+        f"rates     classifier {peak:.2g}, adapter 0.0005, words 0.015 at the peak\n" in (run / "log.txt").read_text()
+    )
 
 
 def test_a_run_of_few_steps_keeps_its_rate_and_few_texts_lose_their_words(tiny_flags, tmp_path):

@@ -99,6 +99,12 @@ def test_every_option_trains(tiny_flags, tmp_path, name, capsys):
     assert result["metrics"]["P@1"] > 0.25
 
 
+def test_a_frozen_encoder_needs_no_bitsandbytes(tiny_flags, tmp_path, monkeypatch):
+    for name in ("bitsandbytes", "bitsandbytes.functional"):
+        monkeypatch.setitem(sys.modules, name, None)
+    train(tiny_flags, tmp_path)
+
+
 def test_same_seed_same_bits(tiny_flags, tmp_path):
     assert_same_bits(train(tiny_flags, tmp_path), train(tiny_flags, tmp_path))
 
@@ -253,9 +259,11 @@ def test_stopping_on_a_full_disk_fails_with_advice_and_the_last_checkpoint(tiny_
     assert list((run / "checkpoints").glob("step_*/manifest.json"))
 
 
-def test_a_classifier_that_diverges_stops_the_run_with_advice(tiny_flags, tmp_path, capsys):
-    """With a frozen encoder there is no gradient of the features to look at."""
-    flags = [*tiny_flags, "--set", "classifier.optimizer=sgd", "--set", "classifier.loss=squared_hinge"]
+@pytest.mark.parametrize("adapter", ["0", "auto"])
+def test_a_classifier_that_diverges_stops_the_run_with_advice(tiny_flags, tmp_path, capsys, adapter):
+    """Without an adapter there is no gradient of a frozen encoder's features to look at."""
+    flags = [*tiny_flags, "--set", f"adapter.width={adapter}"]
+    flags += ["--set", "classifier.optimizer=sgd", "--set", "classifier.loss=squared_hinge"]
     flags += ["--set", "classifier.learning_rate=1e10", "--epochs", "10", "--output", str(tmp_path)]
     assert main(["train", *flags]) == 1
     assert "not finite" in (said := capsys.readouterr().err)

@@ -152,3 +152,24 @@ def test_texts_are_filled_up_to_the_lengths_asked_for():
     ids, mask = TokenInputs(Tokens(), 3, length=lambda tokens: tokens + 2)(np.arange(4))
     assert ids.shape == mask.shape == (4, 7)
     assert (ids[:, 5:] == 3).all() and (mask[:, 5:] == 0).all() and (ids[:, :5] == 7).all() and (mask[:, :5] == 1).all()
+
+
+def test_texts_of_a_frozen_encoder_are_never_taken_in_parts(tiny_encoder):
+    """Its features are there: parts would draw their dropout anew, and save nothing."""
+    rng = torch.Generator().manual_seed(0)
+    inputs = (torch.randn(TEXTS, 32, generator=rng),)
+    given = Batch(inputs, batch().offsets, batch().positions)
+    found = []
+    for micro_batch in (TEXTS, 8):
+        step = new_step(tiny_encoder, words=False)
+        step.model.encoder = None
+        step.model.head.add_adapter(64)
+        torch.manual_seed(1)
+        torch.nn.init.normal_(step.model.head.adapter.down.weight)
+        step.optimizer = make_optimizer(step.model, step.config, CPU, torch.float32, False, False)
+        step.micro_batch = micro_batch
+        for number in range(1, 4):
+            step(given, number, 10, 1.0, False)
+        found.append([*(p.detach().clone() for p in step.model.head.parameters()), step.classifier.layers[-1].weight])
+    assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))
+    assert found[0][2].abs().sum() > 0, "the adapter's last layer has moved"

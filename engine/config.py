@@ -263,7 +263,6 @@ class RunConfig:
                 "encoder.optimizer_in_backward = true needs the whole batch in one backward pass; leave "
                 "training.micro_batch on auto, or set it to training.batch_size"
             )
-
         if self.adapter.width not in ("auto", 0) and self.encoder.trainable != "none":
             raise ConfigError(
                 f"adapter.width = {self.adapter.width} is for a frozen encoder: one that is trained adapts itself; "

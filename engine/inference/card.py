@@ -91,7 +91,7 @@ def _front_matter(name: str, info: BundleInfo, metrics: Mapping[str, Any], licen
 def _summary(info: BundleInfo, size: int, result: Mapping[str, Any]) -> str:
     shape = info.shape
     dense = shape.labels * shape.width * 4
-    taking = "The two layers take" if info.adapter else "The last layer takes"
+    taking = "Adapter and last layer take" if info.adapter else "The last layer takes"
     lines = [
         f"Gives a text those of {counted(shape.labels, 'label')} that it probably has. Trained on `{info.dataset}`, "
         f"{counted(info.step, 'step')}, loss `{info.loss}`; a text is read up to {info.max_tokens} tokens.",

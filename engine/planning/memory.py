@@ -205,13 +205,13 @@ def encoder_bytes(s: Setting) -> Phase:
         "encoder weights": (matrices + vectors) * p.parameter,
         "encoder master bits": (matrices + vectors) * 2 if p.parameter == 2 else 0,
         "encoder optimizer": int(matrices * moments) + vectors * 8,
-        "adapter": 12 * (adapter_matrices(s) + (s.encoder.hidden + s.adapter) * (s.adapter > 0)),  # moments are fp32
+        "adapter": 12 * adapter_parameters(s),  # fp32, as are its moments
     }
 
 
-def adapter_matrices(s: Setting) -> int:
-    """Numbers in the two matrices of the adapter, fp32."""
-    return 2 * s.encoder.hidden * s.adapter
+def adapter_parameters(s: Setting) -> int:
+    """Of both layers of the adapter."""
+    return 2 * s.encoder.hidden * s.adapter + s.encoder.hidden + s.adapter if s.adapter else 0
 
 
 def host_bytes(s: Setting) -> Phase:
@@ -329,9 +329,8 @@ def _steps(s: Setting, resident: Phase) -> dict[str, Phase]:
     if not s.trained:
         layer = s.encoder.hidden * s.intermediate + s.width * s.local_columns
         layer *= 3 * s.precision.parameter  # the gradient and its copies
-        layer += (
-            4 * 4 * adapter_matrices(s) + 4 * 4 * s.adapter * s.batch
-        )  # of fp32 moments a fourth, and between the two
+        # Moments in fp32 take a fourth copy; and there is what lies between the adapter's two layers.
+        layer += 4 * 4 * (adapter_parameters(s) + s.adapter * s.batch)
         return {"classifier step": resident | _threads(s, 2) | step | {"layer gradients": layer}}
     one_pass = s.micro_batch >= s.batch
     act = s.pass_over(min(s.micro_batch, s.batch))

@@ -123,7 +123,7 @@ WORDS = {
     "classifier.head_fraction": "the most frequent, which read every feature; auto: 0.05, less where memory is short",
     "classifier.loss": "what counts as wrong; bce: probabilities that are off; squared_hinge: labels on the wrong side",
     "classifier.optimizer": "what moves the weights; rowwise remembers a number a label, sgd nothing, adamw8bit most",
-    "classifier.learning_rate": "how far a step may move the weights of a label with 64 features; auto: at most 0.003",
+    "classifier.learning_rate": "how far a step may move the weights of a label with 64 features; auto: at most 0.006",
     "classifier.beta2": "the closer to 1, the longer it remembers how large gradients were",
     "classifier.weight_decay": "keeps weights from growing, so that texts are not learned by heart; 0: none",
     "classifier.weight_dtype": "fewer bits take less memory; auto: what the device computes best",

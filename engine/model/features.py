@@ -10,9 +10,9 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -24,6 +24,7 @@ from engine.model.words import Words
 from engine.turns import ProcessLock
 
 FEATURE_BATCH_TOKENS = 4096  # tokens in a batch of the frozen encoder's pass
+FEATURE_LENGTHS = 4  # they are padded to a multiple of it: for every shape oneDNN keeps 0.3 MiB
 FLUSH_BATCHES = 50
 MEAN_ROWS = 8192
 
@@ -37,6 +38,7 @@ class Tokens(Protocol):
 
 
 Inputs = tuple[Tensor, ...]
+Lengths = TypeVar("Lengths", int, np.ndarray)
 
 
 @dataclass(frozen=True)
@@ -131,12 +133,14 @@ def _compute(
     device: torch.device | str,
     progress: Callable[[int, int], None],
 ) -> None:
-    total = len(inputs.tokens)
+    lengths = inputs.tokens.lengths()
+    total, longest = len(lengths), int(lengths.max(initial=1))
+    inputs = replace(inputs, length=lambda tokens: min(_rounded(tokens), longest))
     partial, mark = file.with_suffix(".partial.npy"), file.with_suffix(".partial.json")
     done, out = _reopen(partial, mark, (total, encoder.width))
     encoder.to(device)
     finished = 0
-    for number, rows in enumerate(by_length(inputs.tokens.lengths(), FEATURE_BATCH_TOKENS)):
+    for number, rows in enumerate(by_length(_rounded(lengths), FEATURE_BATCH_TOKENS)):
         finished += len(rows)
         if number < done:
             continue
@@ -152,6 +156,11 @@ def _compute(
     mark.unlink(missing_ok=True)
 
 
+def _rounded(lengths: Lengths) -> Lengths:
+    """Of texts, in tokens: up to a length that batches have."""
+    return -(-lengths // FEATURE_LENGTHS) * FEATURE_LENGTHS
+
+
 def mean_feature(features: np.ndarray, rows: np.ndarray) -> Tensor:
     """Mean over `rows` (int64) of cached features fp16 [N, D]: fp32 [D]. Streams."""
     total = np.zeros(features.shape[1])
@@ -163,10 +172,10 @@ def mean_feature(features: np.ndarray, rows: np.ndarray) -> Tensor:
 def _reopen(partial: Path, mark: Path, shape: tuple[int, int]) -> tuple[int, np.ndarray]:
     """(batches already done, writable fp16 memory map)"""
     try:
-        done = int(json.loads(mark.read_text())["batches"])
+        found = json.loads(mark.read_text())
         out = np.lib.format.open_memmap(partial, mode="r+")
-        if out.shape == shape and out.dtype == np.float16:
-            return done, out
+        if out.shape == shape and out.dtype == np.float16 and found["lengths"] == FEATURE_LENGTHS:
+            return int(found["batches"]), out
     except (OSError, ValueError, KeyError):
         pass  # nothing to go on from
     mark.unlink(missing_ok=True)
@@ -176,5 +185,5 @@ def _reopen(partial: Path, mark: Path, shape: tuple[int, int]) -> tuple[int, np.
 def _flush(out: np.memmap, mark: Path, batches: int) -> None:
     out.flush()
     temporary = mark.with_suffix(".tmp")
-    temporary.write_text(json.dumps({"batches": batches}))
+    temporary.write_text(json.dumps({"batches": batches, "lengths": FEATURE_LENGTHS}))
     os.replace(temporary, mark)

@@ -185,13 +185,14 @@ def _test(run: RunDirectory, config: RunConfig, hardware, material: Material, re
         reporter.say("there is no test split: no test metrics")
         return {}
     reporter.enter("evaluating", reporter.step, reporter.total, "test set")
-    backend, _ = resolve_backend(config.classifier.backend, hardware.device)
-    bundle = load_bundle(run.model, hardware.device, TORCH[hardware.compute], backend)
     inputs = tokens_of(dataset.test, material.tokenizer, config, dataset.cache, reporter)
     lengths = inputs.tokens.lengths()
-    if material.frozen:
+    if material.frozen:  # before the model is there, which has an encoder of its own
         file = feature_file(dataset, dataset.test, config, material.encoder_digest, hardware.compute)
         features = features_of(material.encoder, inputs, file, hardware.device, reporter)
+    backend, _ = resolve_backend(config.classifier.backend, hardware.device)
+    bundle = load_bundle(run.model, hardware.device, TORCH[hardware.compute], backend)
+    if material.frozen:
         inputs = FeatureInputs(features, inputs if bundle.model.words is not None else None)
         bundle.model.encoder = None
     e = config.evaluation

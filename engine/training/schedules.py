@@ -9,9 +9,11 @@ import math
 from dataclasses import dataclass
 
 from engine.config import RunConfig
+from engine.model.classifier import ClassifierShape
 
 FLOOR = 0.01  # share of the peak that is left at the end
 RATE = 3e-3  # of the classifier
+ALONE = 2.0  # times that, for labels that read some of the features and nothing beside them
 RATE_EPOCHS, RATE_STEPS = 4, 1500  # in a training as short as either it stays so
 
 
@@ -39,17 +41,20 @@ def warmup_cosine(step: int, total: int, warmup: int) -> float:
     return FLOOR + (1.0 - FLOOR) * 0.5 * (1.0 + math.cos(math.pi * min(1.0, progress)))
 
 
-def classifier_rate(config: RunConfig, length: Length, reads_words: bool) -> float:
+def classifier_rate(config: RunConfig, length: Length, shape: ClassifierShape) -> float:
     """Peak learning rate of a label that reads 64 features; meta-labels, which read no words, have the same.
 
     By itself RATE; where labels read words and need their features less, sqrt(RATE_EPOCHS / epochs) times that from
     RATE_EPOCHS on: texts that come again and again are learned by heart, the sooner the higher it is. But steps times
-    the rate are never less than RATE_STEPS times RATE (docs/accuracy.md).
+    the rate are never less than RATE_STEPS times RATE. Where a label has some of the features, and neither words nor
+    local features, it is ALONE times RATE (docs/accuracy.md).
     """
     if config.classifier.learning_rate != "auto":
         return config.classifier.learning_rate
-    lower = max(math.sqrt(RATE_EPOCHS / length.epochs), RATE_STEPS / length.steps)
-    return RATE * min(1.0, lower) if reads_words else RATE
+    if shape.vocabulary:
+        return RATE * min(1.0, max(math.sqrt(RATE_EPOCHS / length.epochs), RATE_STEPS / length.steps))
+    some = shape.head < shape.labels and shape.fan_in < shape.width
+    return ALONE * RATE if some and not shape.local else RATE
 
 
 def texts_without_words(config: RunConfig, length: Length) -> float:

@@ -94,7 +94,7 @@ class TrainingStep:
         self.optimizer, self.auxiliary, self.autocast, self.lower = optimizer, auxiliary, autocast, lower
         self.device = classifier.layers[0].weight.device
         length, words = length or Length(config.training.epochs, 1), model.words is not None
-        self.classifier_rate = classifier_rate(config, length, words)
+        self.classifier_rate = classifier_rate(config, length, classifier.shape)
         self.texts_without_words = texts_without_words(config, length) if words else 0.0
         self.graphs: GraphedPass | None = None
 

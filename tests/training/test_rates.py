@@ -1,32 +1,44 @@
 """What depends on how long a training is: learning rates, and how many texts come without words."""
 
+from dataclasses import replace
+
 import pytest
 from test_runs_end_to_end import train
 
 from engine.config import RunConfig
+from engine.model.classifier import ClassifierShape
 from engine.runs import RunDirectory
 from engine.training.schedules import RATE, Length, classifier_rate, texts_without_words, warmup_cosine
 
 LONG = 10**6  # steps an epoch
 
 
+ALL, SOME = (ClassifierShape(labels=96, head=32, width=32, fan_in=fan_in, group_size=16) for fan_in in (32, 8))
+WORDS = replace(SOME, words=64, head_words=64, vocabulary=256)
+
+
 @pytest.mark.parametrize(
-    ("length", "words", "rate"),
+    ("length", "shape", "rate"),
     [
-        (Length(LONG, LONG), True, 3e-3),
-        (Length(4 * LONG, LONG), True, 3e-3),
-        (Length(16 * LONG, LONG), True, 1.5e-3),
-        (Length(16 * LONG, LONG), False, 3e-3),
-        (Length(4000, 250), True, 1.5e-3),
-        (Length(2000, 125), True, 2.25e-3),  # 1,500 steps of 3e-3 go as far
-        (Length(1500, 90), True, 3e-3),
-        (Length(10, 1), True, 3e-3),
+        (Length(LONG, LONG), WORDS, 3e-3),
+        (Length(4 * LONG, LONG), WORDS, 3e-3),
+        (Length(16 * LONG, LONG), WORDS, 1.5e-3),
+        (Length(4000, 250), WORDS, 1.5e-3),
+        (Length(2000, 125), WORDS, 2.25e-3),  # 1,500 steps of 3e-3 go as far
+        (Length(1500, 90), WORDS, 3e-3),
+        (Length(10, 1), WORDS, 3e-3),
+        (Length(16 * LONG, LONG), ALL, 3e-3),
+        (Length(16 * LONG, LONG), replace(SOME, head=96), 3e-3),
+        (Length(16 * LONG, LONG), replace(SOME, clusters=4, local=2), 3e-3),
+        (Length(16 * LONG, LONG), SOME, 6e-3),
     ],
 )
-def test_the_rate_of_labels_that_read_words_falls_with_the_epochs(length, words, rate):
-    assert classifier_rate(RunConfig(), length, words) == pytest.approx(rate)
+def test_the_rate_falls_with_the_epochs_where_labels_read_words_and_is_higher_where_they_read_little(
+    length, shape, rate
+):
+    assert classifier_rate(RunConfig(), length, shape) == pytest.approx(rate)
     chosen = RunConfig.from_flat({"classifier.learning_rate": 0.01})
-    assert classifier_rate(chosen, length, words) == 0.01
+    assert classifier_rate(chosen, length, shape) == 0.01
 
 
 @pytest.mark.parametrize(

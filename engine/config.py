@@ -114,7 +114,7 @@ class Classifier:
         "auto",
         "peak learning rate of a label that reads 64 features; it falls with the root of their number; auto: 0.003; "
         "where labels read words, the root of 4 / epochs times that from 4 epochs on, at least 0.003 * 1,500 / steps; "
-        "where they read some of the features and nothing else, 0.006",
+        "where labels read a quarter of the features or fewer and nothing else, 0.006",
         at_least=0.0,
     )
     beta2: float = key(0.999, "decay of the second moment", at_least=0.0, at_most=0.999999)

@@ -24,7 +24,7 @@ from engine.model.words import Words
 from engine.turns import ProcessLock
 
 FEATURE_BATCH_TOKENS = 4096  # tokens in a batch of the frozen encoder's pass
-FEATURE_LENGTHS = 4  # they are padded to a multiple of it: for every shape oneDNN keeps 0.3 MiB
+FEATURE_LENGTHS = 4  # padded to a multiple, at most to the longest text: for every shape oneDNN keeps 0.3 MiB
 FLUSH_BATCHES = 50
 MEAN_ROWS = 8192
 
@@ -157,8 +157,13 @@ def _compute(
 
 
 def _rounded(lengths: Lengths) -> Lengths:
-    """Of texts, in tokens: up to a length that batches have."""
+    """Lengths in tokens, rounded up to a multiple of FEATURE_LENGTHS."""
     return -(-lengths // FEATURE_LENGTHS) * FEATURE_LENGTHS
+
+
+def _cut() -> list[int]:
+    """What the batches of a split depend on."""
+    return [FEATURE_BATCH_TOKENS, FEATURE_LENGTHS]
 
 
 def mean_feature(features: np.ndarray, rows: np.ndarray) -> Tensor:
@@ -174,7 +179,7 @@ def _reopen(partial: Path, mark: Path, shape: tuple[int, int]) -> tuple[int, np.
     try:
         found = json.loads(mark.read_text())
         out = np.lib.format.open_memmap(partial, mode="r+")
-        if out.shape == shape and out.dtype == np.float16 and found["lengths"] == FEATURE_LENGTHS:
+        if out.shape == shape and out.dtype == np.float16 and found["cut"] == _cut():
             return int(found["batches"]), out
     except (OSError, ValueError, KeyError):
         pass  # nothing to go on from
@@ -185,5 +190,5 @@ def _reopen(partial: Path, mark: Path, shape: tuple[int, int]) -> tuple[int, np.
 def _flush(out: np.memmap, mark: Path, batches: int) -> None:
     out.flush()
     temporary = mark.with_suffix(".tmp")
-    temporary.write_text(json.dumps({"batches": batches, "lengths": FEATURE_LENGTHS}))
+    temporary.write_text(json.dumps({"batches": batches, "cut": _cut()}))
     os.replace(temporary, mark)

@@ -187,12 +187,13 @@ def _test(run: RunDirectory, config: RunConfig, hardware, material: Material, re
     reporter.enter("evaluating", reporter.step, reporter.total, "test set")
     inputs = tokens_of(dataset.test, material.tokenizer, config, dataset.cache, reporter)
     lengths = inputs.tokens.lengths()
-    if material.frozen:  # before the model is there, which has an encoder of its own
+    features = None
+    if material.frozen:  # before the model is loaded, which brings an encoder of its own
         file = feature_file(dataset, dataset.test, config, material.encoder_digest, hardware.compute)
         features = features_of(material.encoder, inputs, file, hardware.device, reporter)
     backend, _ = resolve_backend(config.classifier.backend, hardware.device)
     bundle = load_bundle(run.model, hardware.device, TORCH[hardware.compute], backend)
-    if material.frozen:
+    if features is not None:
         inputs = FeatureInputs(features, inputs if bundle.model.words is not None else None)
         bundle.model.encoder = None
     e = config.evaluation

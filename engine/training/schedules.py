@@ -13,7 +13,7 @@ from engine.model.classifier import ClassifierShape
 
 FLOOR = 0.01  # share of the peak that is left at the end
 RATE = 3e-3  # of the classifier
-ALONE = 2.0  # times that, for labels that read some of the features and nothing beside them
+FEW, FEW_FACTOR = 4, 2.0  # times RATE, where labels read a quarter of the features or fewer, and nothing beside them
 RATE_EPOCHS, RATE_STEPS = 4, 1500  # in a training as short as either it stays so
 
 
@@ -46,15 +46,16 @@ def classifier_rate(config: RunConfig, length: Length, shape: ClassifierShape) -
 
     By itself RATE; where labels read words and need their features less, sqrt(RATE_EPOCHS / epochs) times that from
     RATE_EPOCHS on: texts that come again and again are learned by heart, the sooner the higher it is. But steps times
-    the rate are never less than RATE_STEPS times RATE. Where a label has some of the features, and neither words nor
-    local features, it is ALONE times RATE (docs/accuracy.md).
+    the rate are never less than RATE_STEPS times RATE. Where those that are no head labels read 1 / FEW of the features
+    or fewer, and none reads words or local features, it is FEW_FACTOR times RATE, for head labels, too
+    (docs/accuracy.md).
     """
     if config.classifier.learning_rate != "auto":
         return config.classifier.learning_rate
     if shape.vocabulary:
         return RATE * min(1.0, max(math.sqrt(RATE_EPOCHS / length.epochs), RATE_STEPS / length.steps))
-    some = shape.head < shape.labels and shape.fan_in < shape.width
-    return ALONE * RATE if some and not shape.local else RATE
+    few = shape.head < shape.labels and FEW * shape.fan_in <= shape.width
+    return FEW_FACTOR * RATE if few and not shape.local else RATE
 
 
 def texts_without_words(config: RunConfig, length: Length) -> float:

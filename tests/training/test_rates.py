@@ -31,6 +31,7 @@ WORDS = replace(SOME, words=64, head_words=64, vocabulary=256)
         (Length(16 * LONG, LONG), replace(SOME, head=96), 3e-3),
         (Length(16 * LONG, LONG), replace(SOME, clusters=4, local=2), 3e-3),
         (Length(16 * LONG, LONG), SOME, 6e-3),
+        (Length(16 * LONG, LONG), replace(SOME, fan_in=9), 3e-3),
     ],
 )
 def test_the_rate_falls_with_the_epochs_where_labels_read_words_and_is_higher_where_they_read_little(
